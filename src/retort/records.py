@@ -1,0 +1,328 @@
+"""The records that flow through every stage: queries, passages, the corpus, relevance grades, and the Run.
+
+A Run is the one table of the house: BM25 candidates, a student's results and a teacher's labels are all Runs.
+Nothing here imports torch; a corpus and a Run can be read on a machine that has none.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float32, Int32, Int64
+
+CORPUS_SCHEMA = pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.large_string())])
+WRITE_ROWS = 10_000  # passages per Arrow record batch: a few MB, so that a row is found without reading much
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question, with the answers that evaluation and the reader may use (empty where only retrieval is wanted)."""
+
+    id: str
+    text: str
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of the corpus that can be retrieved."""
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One query and its candidates: what a teacher sees, because a reader scores all K together."""
+
+    query: Query
+    passages: tuple[Passage, ...]
+    positive: tuple[bool, ...] = ()
+
+
+class Corpus:
+    """Passages by row number, memory-mapped: 21 million passages never become 21 million Python objects.
+
+    >>> corpus = Corpus.from_passages([Passage("a", "Snow", "It is cold."), Passage("b", "", "Water is wet.")])
+    >>> len(corpus), corpus[1].text, corpus.rows(["b", "a"]).tolist()
+    (2, 'Water is wet.', [1, 0])
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self._starts = np.cumsum([0] + [len(chunk) for chunk in table.column("id").chunks])
+
+    @classmethod
+    def open(cls, path: Path) -> "Corpus":
+        """The corpus in an Arrow file that `write` made; nothing is read until it is asked for."""
+        with pa.memory_map(str(path)) as source:
+            return cls(pa.ipc.open_file(source).read_all())
+
+    @classmethod
+    def from_passages(cls, passages: Iterable[Passage]) -> "Corpus":
+        """A corpus in memory, checked like a written one. For small sets and tests."""
+        table = pa.Table.from_batches(list(_batches(passages)), schema=CORPUS_SCHEMA)
+        _check_ids(table)
+        return cls(table)
+
+    @staticmethod
+    def write(path: Path, passages: Iterable[Passage]) -> int:
+        """How many passages went to `path`, streamed. ValueError on an empty corpus, a duplicate id or an empty text."""
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, CORPUS_SCHEMA) as writer:
+            for batch in _batches(passages):
+                writer.write_batch(batch)
+        written = Corpus.open(path).table
+        _check_ids(written)
+        return written.num_rows
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __getitem__(self, row: int) -> Passage:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} is outside the corpus of {len(self)} passages")
+        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
+        offset = row - int(self._starts[chunk])
+        return Passage(*(column.chunk(chunk)[offset].as_py() for column in self.table.columns))
+
+    def __iter__(self) -> Iterator[Passage]:
+        for batch in self.table.to_batches():
+            for record in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                yield Passage(*record)
+
+    def ids(self, rows: Iterable[int]) -> list[str]:
+        """The passage ids at `rows`, in that order."""
+        return self.table.column("id").take(pa.array(np.asarray(list(rows), dtype=np.int64))).to_pylist()
+
+    def rows(self, ids: Sequence[str]) -> Int32[np.ndarray, "N"]:
+        """The rows of `ids`, in that order. ValueError names the first id that the corpus does not hold."""
+        found = pc.index_in(pa.array(ids, pa.string()), value_set=self.table.column("id"))
+        if found.null_count:
+            missing = ids[pc.index(found.is_null(), True).as_py()]
+            raise ValueError(
+                f"passage id {missing!r} is not in the corpus of {len(self)} passages ({found.null_count} of {len(ids)} "
+                "ids are unknown): give the corpus that the ids come from"
+            )
+        return found.to_numpy().astype(np.int32)
+
+
+def _batches(passages: Iterable[Passage]) -> Iterator[pa.RecordBatch]:
+    """Arrow batches of WRITE_ROWS passages; refuses an empty text, which no later stage could repair."""
+    rows: list[Passage] = []
+    for passage in passages:
+        if not passage.text.strip():
+            raise ValueError(f"passage {passage.id!r} has an empty text: drop it from the corpus or give it a text")
+        rows.append(passage)
+        if len(rows) == WRITE_ROWS:
+            yield _batch(rows)
+            rows = []
+    if rows:
+        yield _batch(rows)
+
+
+def _batch(rows: Sequence[Passage]) -> pa.RecordBatch:
+    columns = zip(*((p.id, p.title, p.text) for p in rows), strict=True)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(c, f.type) for c, f in zip(columns, CORPUS_SCHEMA, strict=True)], schema=CORPUS_SCHEMA
+    )
+
+
+def _check_ids(table: pa.Table) -> None:
+    """ValueError where the corpus is empty or an id stands twice; counted in Arrow, without Python objects."""
+    if not table.num_rows:
+        raise ValueError("the corpus is empty: found 0 passages, expected at least 1; check the path of the corpus")
+    counts = pc.value_counts(table.column("id"))
+    twice = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        raise ValueError(
+            f"passage id {twice[0]['values'].as_py()!r} appears {twice[0]['counts'].as_py()} times in the corpus "
+            f"({len(twice)} ids are repeated): every passage needs an id of its own"
+        )
+
+
+@dataclass(frozen=True)
+class Qrels:
+    """Relevance grades for evaluation: query id -> passage id -> grade. Never read by a training stage."""
+
+    grades: Mapping[str, Mapping[str, int]]
+
+    def __len__(self) -> int:
+        return len(self.grades)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Ranked passages of queries: int32 corpus rows and raw float32 scores, flat, with `starts` marking the queries.
+
+    Within a query the scores are finite and descending, each passage is unique, and equal scores stand in corpus order.
+    A query may have no passage. `Run.build` sorts; the constructor only checks.
+
+    >>> run = Run.build("demo", ["q1", "q2"], [[3, 1], [2]], [[0.5, 2.0], [1.0]])
+    >>> run.passages.tolist(), run.scores.tolist(), run.starts.tolist()
+    ([1, 3, 2], [2.0, 0.5, 1.0], [0, 2, 3])
+    >>> run.of("q1")[0].tolist()
+    [1, 3]
+    """
+
+    name: str
+    query_ids: tuple[str, ...]
+    starts: Int64[np.ndarray, "S"]  # Q + 1 borders: query i owns rows starts[i] to starts[i + 1]
+    passages: Int32[np.ndarray, "N"]
+    scores: Float32[np.ndarray, "N"]
+
+    def __post_init__(self) -> None:
+        _check_run(self)
+        object.__setattr__(self, "_position", {query_id: i for i, query_id in enumerate(self.query_ids)})
+
+    @classmethod
+    def build(
+        cls,
+        name: str,
+        query_ids: Sequence[str],
+        passages: Sequence[Sequence[int] | np.ndarray],
+        scores: Sequence[Sequence[float] | np.ndarray],
+    ) -> "Run":
+        """A Run from one list of corpus rows and one list of scores for each query, in any order."""
+        lengths = [len(rows) for rows in passages]
+        flat_rows = np.concatenate([np.asarray(rows, np.int32) for rows in passages] or [np.empty(0, np.int32)])
+        flat_scores = np.concatenate([np.asarray(s, np.float32) for s in scores] or [np.empty(0, np.float32)])
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        if flat_scores.shape != flat_rows.shape:
+            raise ValueError(
+                f"run {name!r} has {len(flat_rows)} passages but {len(flat_scores)} scores: give one score each"
+            )
+        order = np.lexsort((flat_rows, -flat_scores, owner))
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return cls(name, tuple(query_ids), starts, flat_rows[order], flat_scores[order])
+
+    def __len__(self) -> int:
+        return len(self.query_ids)
+
+    def __iter__(self) -> Iterator[tuple[str, Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]]:
+        for i, query_id in enumerate(self.query_ids):
+            span = slice(self.starts[i], self.starts[i + 1])
+            yield query_id, self.passages[span], self.scores[span]
+
+    def of(self, query_id: str) -> tuple[Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
+        """The rows and scores of one query, best first. KeyError where the Run does not hold the query."""
+        i = self._position[query_id]  # type: ignore[attr-defined]
+        span = slice(self.starts[i], self.starts[i + 1])
+        return self.passages[span], self.scores[span]
+
+    def __contains__(self, query_id: str) -> bool:
+        return query_id in self._position  # type: ignore[attr-defined]
+
+    def top(self, depth: int) -> "Run":
+        """The first `depth` passages of each query."""
+        rank = np.arange(len(self.passages)) - np.repeat(self.starts[:-1], np.diff(self.starts))
+        keep = rank < depth
+        starts = np.concatenate([[0], np.cumsum(np.minimum(np.diff(self.starts), depth))]).astype(np.int64)
+        return Run(self.name, self.query_ids, starts, self.passages[keep], self.scores[keep])
+
+    def select(self, query_ids: Sequence[str]) -> "Run":
+        """The same lists for `query_ids`, in that order. KeyError for a query that the Run does not hold."""
+        lists = [self.of(query_id) for query_id in query_ids]
+        return Run.build(self.name, query_ids, [rows for rows, _ in lists], [scores for _, scores in lists])
+
+    def write(self, path: Path) -> None:
+        """One parquet file: columns query (dictionary), passage, score; the name and every query id in its metadata."""
+        counts = np.diff(self.starts)
+        table = pa.table(
+            {
+                "query": pa.DictionaryArray.from_arrays(
+                    pa.array(np.repeat(np.arange(len(self)), counts), pa.int32()), pa.array(self.query_ids, pa.string())
+                ),
+                "passage": pa.array(self.passages, pa.int32()),
+                "score": pa.array(self.scores, pa.float32()),
+            }
+        )
+        table = table.replace_schema_metadata({"name": self.name, "queries": json.dumps(self.query_ids)})
+        pq.write_table(table, path, compression="zstd")
+
+    @classmethod
+    def read(cls, path: Path) -> "Run":
+        """The Run that `write` put at `path`, checked again."""
+        table = pq.read_table(path)
+        metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+        order = json.loads(metadata["queries"])
+        owner = pc.index_in(table.column("query").cast(pa.string()), value_set=pa.array(order, pa.string()))
+        counts = np.bincount(owner.to_numpy(), minlength=len(order)).astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return cls(
+            metadata["name"], tuple(order), starts, table.column("passage").to_numpy(), table.column("score").to_numpy()
+        )
+
+
+def union(name: str, runs: Sequence[Run]) -> Run:
+    """Candidates of several Runs as one: every passage that any of them holds, scored by its best reciprocal rank.
+
+    Scores of different systems do not compare, ranks do. Passages at the same best rank stand in corpus order.
+
+    >>> a, b = Run.build("a", ["q"], [[1, 2]], [[9.0, 8.0]]), Run.build("b", ["q"], [[3, 1]], [[0.2, 0.1]])
+    >>> [values.tolist() for values in union("both", [a, b]).of("q")]
+    [[1, 3, 2], [1.0, 1.0, 0.5]]
+    """
+    if len(runs) == 1:
+        return runs[0]
+    query_ids = list(dict.fromkeys(query_id for run in runs for query_id in run.query_ids))
+    passages, scores = [], []
+    for query_id in query_ids:
+        best: dict[int, float] = {}
+        for run in runs:
+            for rank, row in enumerate(run.of(query_id)[0].tolist() if query_id in run else [], start=1):
+                best[row] = max(best.get(row, 0.0), 1.0 / rank)
+        passages.append(list(best))
+        scores.append(list(best.values()))
+    return Run.build(name, query_ids, passages, scores)
+
+
+def _check_run(run: Run) -> None:
+    """ValueError that names the run, the query and the value where a promise of the Run does not hold."""
+    if len(set(run.query_ids)) != len(run.query_ids):
+        seen: set[str] = set()
+        twice = next(q for q in run.query_ids if q in seen or seen.add(q))
+        raise ValueError(f"run {run.name!r} lists query {twice!r} twice: give each query once, with all its passages")
+    if len(run.starts) != len(run.query_ids) + 1 or run.starts[-1] != len(run.passages):
+        raise ValueError(
+            f"run {run.name!r}: starts do not match {len(run.query_ids)} queries and {len(run.passages)} rows"
+        )
+    owner = np.repeat(np.arange(len(run.query_ids)), np.diff(run.starts))
+    bad = ~np.isfinite(run.scores)
+    if bad.any():
+        at = int(bad.argmax())
+        raise ValueError(
+            f"run {run.name!r}, query {run.query_ids[owner[at]]!r}, passage row {run.passages[at]}: score is "
+            f"{run.scores[at]}, expected a finite number; look at what scored it (overflow in half precision is usual)"
+        )
+    order = np.lexsort((run.passages, -run.scores, owner))
+    if not np.array_equal(order, np.arange(len(order))):
+        at = int((order != np.arange(len(order))).argmax())
+        raise ValueError(
+            f"run {run.name!r}, query {run.query_ids[owner[at]]!r} is not in descending order: use Run.build"
+        )
+    pairs = owner.astype(np.int64) << 32 | run.passages.astype(np.int64)
+    unique, counts = np.unique(pairs, return_counts=True)
+    if len(unique) != len(pairs):
+        pair = int(unique[counts.argmax()])
+        raise ValueError(
+            f"run {run.name!r}, query {run.query_ids[pair >> 32]!r} holds passage row {pair & 0xFFFFFFFF} twice: keep one"
+        )
+
+
+class Teacher(Protocol):
+    """Gives one raw score for each passage of each group; a reader sees all passages of a group together."""
+
+    def score(self, groups: Sequence[Group]) -> list[Float32[np.ndarray, "K"]]: ...
+
+
+class Retriever(Protocol):
+    """Finds the best `k` passages of the corpus for each query."""
+
+    def search(self, queries: Sequence[Query], k: int, *, name: str) -> Run: ...
