@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Float32, Int32, Int64
 
 CORPUS_SCHEMA = pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.large_string())])
 WRITE_ROWS = 10_000  # passages per Arrow record batch: a few MB, so that a row is found without reading much
@@ -74,7 +74,7 @@ class Corpus:
 
     @staticmethod
     def write(path: Path, passages: Iterable[Passage]) -> int:
-        """How many passages went to `path`, streamed. ValueError on an empty corpus, a duplicate id or an empty text."""
+        """How many passages went to `path`, streamed. ValueError: empty corpus, duplicate id, empty text."""
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, CORPUS_SCHEMA) as writer:
             for batch in _batches(passages):
                 writer.write_batch(batch)
@@ -103,12 +103,12 @@ class Corpus:
 
     def rows(self, ids: Sequence[str]) -> Int32[np.ndarray, "N"]:
         """The rows of `ids`, in that order. ValueError names the first id that the corpus does not hold."""
-        found = pc.index_in(pa.array(ids, pa.string()), value_set=self.table.column("id"))
+        found = _index_in(pa.array(ids, pa.string()), self.table.column("id"))
         if found.null_count:
             missing = ids[pc.index(found.is_null(), True).as_py()]
             raise ValueError(
-                f"passage id {missing!r} is not in the corpus of {len(self)} passages ({found.null_count} of {len(ids)} "
-                "ids are unknown): give the corpus that the ids come from"
+                f"passage id {missing!r} is not in the corpus of {len(self)} passages ({found.null_count} of "
+                f"{len(ids)} ids are unknown): give the corpus that the ids come from"
             )
         return found.to_numpy().astype(np.int32)
 
@@ -134,12 +134,17 @@ def _batch(rows: Sequence[Passage]) -> pa.RecordBatch:
     )
 
 
+def _index_in(values: pa.Array | pa.ChunkedArray, known: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """The position of each value in `known`, null where it is not there: a hash join inside Arrow."""
+    return pc.call_function("index_in", [values], pc.SetLookupOptions(value_set=known))
+
+
 def _check_ids(table: pa.Table) -> None:
     """ValueError where the corpus is empty or an id stands twice; counted in Arrow, without Python objects."""
     if not table.num_rows:
         raise ValueError("the corpus is empty: found 0 passages, expected at least 1; check the path of the corpus")
-    counts = pc.value_counts(table.column("id"))
-    twice = counts.filter(pc.greater(counts.field("counts"), 1))
+    counts = table.column("id").value_counts()
+    twice = counts.filter(pa.array(counts.field("counts").to_numpy() > 1))
     if len(twice):
         raise ValueError(
             f"passage id {twice[0]['values'].as_py()!r} appears {twice[0]['counts'].as_py()} times in the corpus "
@@ -252,7 +257,7 @@ class Run:
         table = pq.read_table(path)
         metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         order = json.loads(metadata["queries"])
-        owner = pc.index_in(table.column("query").cast(pa.string()), value_set=pa.array(order, pa.string()))
+        owner = _index_in(table.column("query").cast(pa.string()), pa.array(order, pa.string()))
         counts = np.bincount(owner.to_numpy(), minlength=len(order)).astype(np.int64)
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return cls(
@@ -312,17 +317,21 @@ def _check_run(run: Run) -> None:
     if len(unique) != len(pairs):
         pair = int(unique[counts.argmax()])
         raise ValueError(
-            f"run {run.name!r}, query {run.query_ids[pair >> 32]!r} holds passage row {pair & 0xFFFFFFFF} twice: keep one"
+            f"run {run.name!r}, query {run.query_ids[pair >> 32]!r} holds passage row {pair & 0xFFFFFFFF} twice"
         )
 
 
 class Teacher(Protocol):
     """Gives one raw score for each passage of each group; a reader sees all passages of a group together."""
 
-    def score(self, groups: Sequence[Group]) -> list[Float32[np.ndarray, "K"]]: ...
+    def score(self, groups: Sequence[Group]) -> list[Float32[np.ndarray, "K"]]:
+        """Raw scores, one array for each group, in the order of its passages."""
+        ...
 
 
 class Retriever(Protocol):
     """Finds the best `k` passages of the corpus for each query."""
 
-    def search(self, queries: Sequence[Query], k: int, *, name: str) -> Run: ...
+    def search(self, queries: Sequence[Query], k: int, *, name: str) -> Run:
+        """The best `k` passages of each query as a Run called `name`; fewer where the corpus or the index has fewer."""
+        ...
