@@ -1,0 +1,279 @@
+"""The formats that are understood, each recognised by its content, and how its rows are read one by one.
+
+What the rows mean (a passage, a query, a grade) is decided in `readers.py`, by their columns.
+"""
+
+import csv
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+
+from retort.data.prose import ENDINGS, section_rows
+from retort.data.rows import COLUMNS, PARAGRAPH, Row, open_bytes, read_lines
+
+HEAD_BYTES = 1 << 16  # what a format is recognised by
+FIELD_CHARACTERS = 1 << 26  # of a CSV field: Python's own 131,072 is less than a long text, and more is a lost quote
+DATA_ENDINGS = (".parquet", ".arrow", ".jsonl", ".jsonl.gz")
+NAME = re.compile(r"[A-Za-z_][\w-]*")
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The beginning of a file: its first bytes and whole lines, or the names in a folder."""
+
+    head: bytes
+    lines: tuple[str, ...]
+    names: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a format looks to a person, how its opening is told from others, and its rows."""
+
+    looks: str
+    matches: Callable[[Opening], bool]
+    rows: Callable[[Path], Iterator[Row]]
+
+
+def read_rows(source: str, part: str) -> Iterator[Row]:
+    """The rows of `source`: a file, a folder or `hf:name[:configuration][:split]`; `part` of it if it is a BEIR folder.
+
+    What `source` is shows before the first row. FileNotFoundError; ValueError: empty, unrecognisable, malformed rows.
+    """
+    if source.startswith("hf:"):
+        return hub_rows(source)
+    path = Path(source)
+    if not path.exists():
+        beside = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise FileNotFoundError(f"{source} does not exist, expected a file or folder{hint}: correct the path")
+    if is_beir(path):
+        path = beir_file(path, part)
+    return FORMATS[sniff(path)].rows(path)
+
+
+def is_beir(path: Path) -> bool:
+    """Whether `path` is a folder in BEIR layout."""
+    return any((path / f"{part}.jsonl{end}").exists() for part in ("corpus", "queries") for end in ("", ".gz"))
+
+
+def beir_file(folder: Path, part: str) -> Path:
+    """The file of a BEIR folder that holds `part` (corpus or queries), packed or not."""
+    found = [p for p in (folder / f"{part}.jsonl", folder / f"{part}.jsonl.gz") if p.exists()]
+    if not found:
+        raise ValueError(f"{folder} has no {part}.jsonl, expected one in a BEIR folder: add it or name another source")
+    return found[0]
+
+
+def sniff(path: Path) -> str:
+    """The name in FORMATS of what `path` holds. ValueError: empty, or none of them, with the list of them."""
+    if path.is_dir():
+        opening = Opening(b"", (), frozenset(p.name for p in path.rglob("*")))
+    else:
+        with open_bytes(path) as file:
+            head = file.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf")
+        lines = head.decode("utf-8", "replace").split("\n")
+        whole = lines[:-1] if len(lines) > 1 and len(head) == HEAD_BYTES else lines
+        shown = [line.rstrip("\r") for line in whole if line.strip()]
+        opening = Opening(head.lstrip(), tuple(shown[:3]), frozenset())
+        if not opening.head:
+            raise ValueError(f"{path} is empty, expected records: look at what wrote it")
+    for name, candidate in FORMATS.items():
+        if b"\0" not in opening.head or name == "parquet":
+            if candidate.matches(opening):
+                return name
+    shown = f"begins with {opening.lines[0]!r:.80}" if opening.lines else "is a folder without any of these"
+    understood = "\n  ".join(["a folder in BEIR layout", *(f.looks for f in FORMATS.values()), "hf:name (the hub)"])
+    raise ValueError(f"{path} {shown}, expected one of\n  {understood}\n: convert it to one of them")
+
+
+def json_rows(path: Path) -> Iterator[Row]:
+    """JSON lines, streamed."""
+    for number, line in read_lines(path):
+        if line.strip():
+            yield _json_row(_json(line, path, number), f"{path}:{number}")
+
+
+def list_rows(path: Path) -> Iterator[Row]:
+    """The objects of a JSON list one by one. The text is read whole: JSON lines are the format for a large file."""
+    text = "".join(line for _, line in read_lines(path))
+    space = re.compile(r"[\s,]*")
+    at = text.index("[") + 1
+    number = 1 + text.count("\n", 0, at)
+    while True:
+        start = space.match(text, at).end()  # type: ignore[union-attr]
+        number += text.count("\n", at, start)
+        if text[start : start + 1] == "]":
+            return
+        try:
+            value, at = json.JSONDecoder().raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            raise _malformed(path, error.lineno, error) from error
+        yield _json_row(value, f"{path}:{number}")
+        number += text.count("\n", start, at)
+
+
+def squad_rows(path: Path) -> Iterator[Row]:
+    """One row for each question of a SQuAD file, in the columns that its Hugging Face twin has."""
+    whole = _json("".join(line for _, line in read_lines(path)), path, 1)
+    for number, article in enumerate(whole["data"], start=1):
+        where = f"{path}, article {number}"
+        for paragraph in Row(article, where).need(("paragraphs",)):
+            shared = {"title": article.get("title", ""), "context": Row(paragraph, where).need(PARAGRAPH)}
+            for question in paragraph.get("qas") or [{}]:  # a paragraph without questions is a passage all the same
+                texts = [Row(answer, where).need(("text",)) for answer in question.get("answers", ())]
+                yield Row({**shared, **question, "answers": {"text": texts}}, where)
+
+
+def table_rows(path: Path, delimiter: str, names: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of a table quoted as CSV (psgs_w100.tsv needs it), streamed; without `names` the first is the header."""
+    csv.field_size_limit(FIELD_CHARACTERS)
+    reader = csv.reader((line for _, line in read_lines(path)), delimiter=delimiter, strict=True)
+    start = 1
+    try:
+        for fields in reader:
+            if names and fields:
+                if len(fields) != len(names):
+                    wanted = f"{len(names)} ({', '.join(names)})"
+                    raise ValueError(
+                        f"{path}:{start}: {len(fields)} fields, expected {wanted}: quote or correct the line"
+                    )
+                yield Row(dict(zip(names, fields, strict=True)), f"{path}:{start}")
+            names = names or [field.strip().lower() for field in fields]
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f'{path}:{start}: {error}, expected fields in pairs of quotes: write a " inside a quoted field as ""'
+        ) from error
+
+
+def split_rows(path: Path, columns: tuple[str, ...], separator: str | None) -> Iterator[Row]:
+    """The rows of a file without header and quoting, streamed; `separator` None is any white space (TREC)."""
+    for number, line in read_lines(path):
+        fields = line.rstrip("\r\n").split(separator)
+        if len(fields) == len(columns):
+            yield Row(dict(zip(columns, fields, strict=True)), f"{path}:{number}")
+        elif line.strip():
+            wanted = f"{len(columns)} ({', '.join(columns)})"
+            raise ValueError(f"{path}:{number}: {len(fields)} fields, expected {wanted}: correct the line")
+
+
+def parquet_rows(path: Path) -> Iterator[Row]:
+    """The rows of a parquet file, one batch in memory at a time."""
+    number = 0
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=1_000):
+        for number, values in enumerate(batch.to_pylist(), start=number + 1):
+            yield Row(values, f"{path}, row {number}")
+
+
+def dataset_rows(path: Path) -> Iterator[Row]:
+    """The rows of a folder that `datasets.save_to_disk` wrote."""
+    return _rows_of(datasets.load_from_disk(str(path)), str(path))
+
+
+def hub_rows(source: str) -> Iterator[Row]:
+    """The rows of `hf:name`, `hf:name:split` or `hf:name:configuration:split`; a name is anything that datasets loads."""
+    name, *rest = source.removeprefix("hf:").split(":")
+    configuration = rest[0] if len(rest) == 2 else None
+    try:
+        loaded = datasets.load_dataset(name, configuration, split=rest[-1] if rest else None)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{source}: {error}; expected a dataset that this machine holds or can fetch: correct the name, or load it "
+            "where there is a network, save_to_disk, and give that folder"
+        ) from error
+    return _rows_of(loaded, source)
+
+
+def _rows_of(loaded: Any, source: str) -> Iterator[Row]:
+    """Rows of a Dataset, or of every split of a DatasetDict with the split's name in a column."""
+    splits: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {"": loaded}
+    for split, dataset in splits.items():
+        for number, values in enumerate(dataset, start=1):
+            yield Row({"split": split, **values}, f"{source}, {split} row {number}".replace(",  ", ", "))
+
+
+def _table(delimiter: str) -> Callable[[Opening], bool]:
+    """Whether the first line is a header: names only, and one of them (nearly) a column that is understood."""
+
+    def matches(opening: Opening) -> bool:
+        names = [name.strip().lower() for name in next(csv.reader(opening.lines[:1], delimiter=delimiter), [])]
+        known = any(difflib.get_close_matches(name, COLUMNS, 1, cutoff=0.8) for name in names)
+        return len(names) > 1 and all(map(NAME.fullmatch, names)) and known
+
+    return matches
+
+
+def _fits(pattern: str) -> Callable[[Opening], bool]:
+    """Whether each of the first lines is one `pattern`."""
+    return lambda opening: bool(opening.lines) and all(re.fullmatch(pattern, line) for line in opening.lines)
+
+
+# Asked in this order: the first that matches is it.
+FORMATS = {
+    "dataset": Format(
+        "a folder that datasets.save_to_disk wrote",
+        lambda o: o.names >= {"dataset_info.json", "state.json"} or "dataset_dict.json" in o.names,
+        dataset_rows,
+    ),
+    "prose": Format(
+        "a folder of .txt and .md files",  # a README.md beside data is not the data
+        lambda o: any(n.endswith(ENDINGS) for n in o.names) and not any(n.endswith(DATA_ENDINGS) for n in o.names),
+        section_rows,
+    ),
+    "parquet": Format("a parquet file", lambda o: o.head.startswith(b"PAR1"), parquet_rows),
+    "squad": Format(
+        'SQuAD JSON {"data": [{"title", "paragraphs": [...]}]}',
+        lambda o: o.head.startswith(b"{") and all(re.search(k, o.head) for k in (rb'"data"\s*:\s*\[', b'"paragraphs"')),
+        squad_rows,
+    ),
+    "json": Format("a JSON list of objects (FiD, DPR)", lambda o: o.head.startswith(b"["), list_rows),
+    "jsonl": Format("JSON lines (BEIR, FiD, NQ-open, Atlas)", lambda o: o.head.startswith(b"{"), json_rows),
+    "run": Format(
+        "a TREC run: query Q0 passage rank score name",
+        _fits(r"(?i)\S+\s+\S+\s+\S+\s+\d+\s+[-+]?(\d|\.\d|nan|inf)\S*\s+\S+\s*"),
+        lambda path: split_rows(path, ("query-id", "q0", "corpus-id", "rank", "score", "name"), None),
+    ),
+    "qrels": Format(
+        "TREC qrels: query 0 passage grade",
+        _fits(r"\S+\s+(Q0|\d+)\s+\S+\s+-?\d+\s*"),
+        lambda path: split_rows(path, ("query-id", "iteration", "corpus-id", "score"), None),
+    ),
+    "tsv": Format("tab-separated values with a header (DPR, BEIR)", _table("\t"), lambda p: table_rows(p, "\t")),
+    "csv": Format("comma-separated values with a header", _table(","), lambda p: table_rows(p, ",")),
+    "answers": Format(
+        "question<TAB>[answers] without a header (DPR)",
+        _fits(r"[^\t]+\t\"?\[.*\]\"?"),
+        lambda path: table_rows(path, "\t", ("question", "answers")),
+    ),
+    "pairs": Format(
+        "id<TAB>text without a header (MS MARCO)",
+        _fits(r"\S+\t[^\t]*"),
+        lambda path: split_rows(path, ("id", "text"), "\t"),
+    ),
+}
+
+
+def _json(text: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _malformed(path, number + error.lineno - 1, error) from error
+
+
+def _json_row(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: {value!r:.60}, expected a JSON object with named values: correct it")
+    return Row(value, where)
+
+
+def _malformed(path: Path, number: int, error: json.JSONDecodeError) -> ValueError:
+    return ValueError(f"{path}:{number}: {error.msg} (column {error.colno}), expected whole JSON: correct the line")

@@ -1,0 +1,175 @@
+"""Stage folders: content keys, parts, atomic writes, and the manifest that is written last.
+
+A stage folder is done when it holds a manifest with the wanted key; without a manifest it is unfinished and goes on; with
+another key it is stale and is built again. Seconds and memory go to cost.json, the one file whose bytes may differ
+between two runs of the same config.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+MANIFEST = "manifest.json"
+STARTED = "started.json"
+COST = "cost.json"
+PARTS = "parts"
+
+State = Literal["done", "stale", "partial", "missing"]
+
+
+def key_of(section: Mapping[str, Any], inputs: Sequence[str], version: int) -> str:
+    """16 hex digits that change when a stage's settings, its inputs' keys or the format version change.
+
+    >>> key_of({"k": 1}, ["ab"], 1) == key_of({"k": 1}, ["ab"], 1) != key_of({"k": 2}, ["ab"], 1)
+    True
+    """
+    text = json.dumps([section, list(inputs), version], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def write_atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes `path` when the block ends well, and is removed when it does not.
+
+    A reader never sees half a file or folder, whenever the process is killed. OSError with what to do on a full disk.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_file():
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        if path.is_dir():
+            remove(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        remove(temporary)
+        if error.errno != errno.ENOSPC:
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            errno.ENOSPC,
+            f"no space left to write {path} ({free / 1e6:.0f} MB free): free some space and run the same command again; "
+            "finished stages and parts are kept",
+        ) from error
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """`value` as indented JSON at `path`, atomically. ValueError on NaN or infinity, which JSON does not have."""
+    with write_atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON is any value)
+    """The value in the JSON file at `path`. ValueError that names the file where it is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}:{error.lineno}: not JSON ({error.msg}): remove the file to have it written again"
+        ) from None
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """One stage on disk: `path`, the `key` of what is wanted there, and the format `version` that writes it."""
+
+    path: Path
+    key: str
+    version: int
+
+    def state(self) -> State:
+        """Whether the wanted content is there: done, stale (other settings or inputs), partial, or missing."""
+        for name, found in ((MANIFEST, "done"), (STARTED, "partial")):
+            if (self.path / name).exists():
+                return found if self._same(read_json(self.path / name)) else "stale"  # type: ignore[return-value]
+        return "missing"
+
+    def parts_done(self) -> tuple[int, int] | None:
+        """How many parts are written and how many there will be; None for a stage without parts."""
+        total = self.path / PARTS / "total.json"
+        return (len(list((self.path / PARTS).glob("part-*"))), read_json(total)) if total.exists() else None
+
+    def manifest(self) -> dict[str, Any]:
+        """The facts that the stage left. ValueError where the folder is not finished."""
+        if self.state() != "done":
+            raise ValueError(f"{self.path} is {self.state()}, expected a finished stage: run the stages before it first")
+        return read_json(self.path / MANIFEST)
+
+    def open(self) -> Path:
+        """The folder, ready to go on: a stale one is emptied, an unfinished one of the same key is kept as it is.
+
+        ValueError where a newer version of Retort wrote it, because its content would be lost.
+        """
+        for name in (MANIFEST, STARTED):
+            found = read_json(self.path / name).get("version", 0) if (self.path / name).exists() else 0
+            if found > self.version:
+                raise ValueError(
+                    f"{self.path} was written by format version {found}, this Retort writes version {self.version}: "
+                    "use the newer Retort, or remove the folder to build it again"
+                )
+        if self.state() == "stale":
+            remove(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / STARTED).exists():
+            write_json(self.path / STARTED, {"key": self.key, "version": self.version})
+        return self.path
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Write the manifest, last of all; the parts have been merged by then and go."""
+        remove(self.path / PARTS)
+        write_json(self.path / MANIFEST, {"key": self.key, "version": self.version, **facts})
+        remove(self.path / STARTED)
+
+    def _same(self, found: Mapping[str, Any]) -> bool:
+        return found.get("key") == self.key and found.get("version") == self.version
+
+
+def write_parts(
+    folder: Path, total: int, write: Callable[[int, Path], None], *, mine: Callable[[int], bool] = lambda part: True
+) -> list[Path]:
+    """The paths of all parts; `write(part, path)` is called for those that are missing and `mine`.
+
+    Parts are cut by the data, never by the number of processes, so that a run may go on with other hardware.
+    """
+    parts = folder / PARTS
+    write_json(parts / "total.json", total)
+    paths = [parts / f"part-{part:05d}" for part in range(total)]
+    for part, path in enumerate(paths):
+        if mine(part) and not path.exists():
+            with write_atomic(path) as temporary:
+                write(part, temporary)
+    return paths
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process. BlockingIOError where another process works in it; freed when the process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another process works in {folder}: wait for it, or stop it first") from None
+        yield

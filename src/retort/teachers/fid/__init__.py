@@ -1,0 +1,1 @@
+"""Fusion-in-Decoder: the reader of FiD-KD, its training and its cross-attention label."""

@@ -1,0 +1,136 @@
+"""The FiD-KD label: a reader's cross-attention scores, read through transformers' attention interface.
+
+Here: capturing pre-softmax cross-attention of any encoder-decoder under any attention kernel, and its aggregation to one
+score a passage. Not here: prompts, tokenising, and the pass over a whole Run (model.py, labelling in pipeline.py).
+Source: Izacard & Grave, "Distilling Knowledge from Reader to Retriever for Question Answering" (arXiv 2012.04584), sec. 3.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from retort.teachers.fid.encoding import encode_passages
+
+Reduce = Callable[[Float[Tensor, "B H T S"]], Tensor]
+
+
+def passage_scores(
+    model: PreTrainedModel, input_ids: Int[Tensor, "B K L"], attention_mask: Int[Tensor, "B K L"]
+) -> Float[Tensor, "B K"]:
+    """G, the FiD-KD label: the mean pre-softmax cross-attention score that each passage gets at the first decoder position.
+
+    G_p = sum over layers, heads and real tokens of q_0 . k_j, divided by their number (paper, section 3.1; methods 2.3):
+    one encoder pass, one decoder step, no answer. The score is what enters the softmax, so BERT's and BART's
+    1/sqrt(d) is in it and T5, which has none, has none. Pads count nowhere; a passage without a real token gets -inf.
+    G depends on the whole set of passages (the decoder state carries them), not on their order.
+    The model is used as it stands: put it in eval mode for labels without dropout. Raw; normalise where it is used.
+    """
+    states = encode_passages(model, input_ids, attention_mask)
+    return scores_from_states(model, states, attention_mask)
+
+
+def scores_from_states(
+    model: PreTrainedModel, states: Float[Tensor, "B K L D"], attention_mask: Int[Tensor, "B K L"]
+) -> Float[Tensor, "B K"]:
+    """`passage_scores` where the passages are already encoded, so that several signals share one encoder pass."""
+    tokens = first_step_scores(model, states, attention_mask)
+    real = attention_mask.bool()
+    return torch.where(
+        real.any(-1), tokens.masked_fill(~real, 0.0).sum(-1) / real.sum(-1).clamp(min=1), tokens.new_tensor(-torch.inf)
+    )
+
+
+def first_step_scores(
+    model: PreTrainedModel, states: Float[Tensor, "B K L D"], attention_mask: Int[Tensor, "B K L"]
+) -> Float[Tensor, "B K L"]:
+    """Pre-softmax cross-attention of the first decoder position, mean over layers and heads, one value a token.
+
+    Pads hold whatever the kernel's inputs give; mask them. This is also what a heat-map of the reader shows.
+    """
+    batch, passages, length, width = states.shape
+    start = torch.full((batch, 1), start_token(model), device=states.device)
+    with captured_scores(model, lambda scores: scores.float().mean(1)[:, 0], passages * length) as layers:
+        model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states.view(batch, passages * length, width)),  # type: ignore[arg-type]
+            attention_mask=attention_mask.view(batch, passages * length),
+            decoder_input_ids=start,
+            use_cache=False,
+        )
+    if not layers:
+        raise TypeError(
+            f"{type(model).__name__} called no cross-attention through transformers' attention interface: expected an "
+            "encoder-decoder such as T5, BART or EncoderDecoderModel whose decoder attends to the encoder"
+        )
+    return torch.stack(layers).mean(0).view(batch, passages, length)
+
+
+def start_token(model: PreTrainedModel) -> int:
+    """The id that the decoder starts from. ValueError where neither config says it."""
+    for config in (model.generation_config, model.config):
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            token = getattr(config, name, None)
+            if token is not None:
+                return int(token)
+    raise ValueError(
+        f"{type(model).__name__} names no decoder start token: set config.decoder_start_token_id (T5: the pad id, "
+        "a BERT decoder: the id of [CLS])"
+    )
+
+
+@contextmanager
+def captured_scores(model: PreTrainedModel, reduce: Reduce, source_tokens: int) -> Iterator[list[Tensor]]:
+    """The list that `reduce(pre-softmax scores)` of each cross-attention call of `model` is appended to, layer by layer.
+
+    Works for every attention kernel, since it takes the queries and keys that are handed to it and leaves the kernel its
+    work. A call of the model is cross-attention where its keys are the `source_tokens` encoder tokens; the encoder must
+    not run inside this block. It replaces an entry of a global table of transformers, so one thread at a time.
+    """
+    kept: list[Tensor] = []
+    ours = set(model.modules())
+    names = {module.config._attn_implementation for module in ours if isinstance(module, PreTrainedModel)}
+    table = ALL_ATTENTION_FUNCTIONS
+
+    def capturing(base: Callable | None) -> Callable:
+        def attention(module, query, key, value, mask, **kwargs):  # noqa: ANN001, ANN202 (transformers' signature)
+            if module in ours and key.shape[-2] == source_tokens and not _is_self_attention(module, query, key):
+                scale = kwargs.get("scaling")
+                scale = query.shape[-1] ** -0.5 if scale is None else scale
+                kept.append(reduce(query @ _repeated(key, query.shape[1]).transpose(-1, -2) * scale))
+            kernel = base or sys.modules[type(module).__module__].eager_attention_forward
+            return kernel(module, query, key, value, mask, **kwargs)
+
+        return attention
+
+    before = {name: table._local_mapping.get(name) for name in names}
+    try:
+        for name in names:
+            table[name] = capturing(table.get(name))
+        yield kept
+    finally:
+        for name, function in before.items():
+            if function is None:
+                del table[name]
+            else:
+                table[name] = function
+
+
+def _is_self_attention(module: torch.nn.Module, query: Tensor, key: Tensor) -> bool:
+    """Self-attention of the decoder over exactly as many positions as there are source tokens is marked causal."""
+    return query.shape[-2] == key.shape[-2] and bool(getattr(module, "is_causal", False))
+
+
+def _repeated(key: Tensor, heads: int) -> Tensor:
+    """Keys once per query head (grouped-query attention shares one key head among several)."""
+    return key if key.shape[1] == heads else key.repeat_interleave(heads // key.shape[1], dim=1)
+
+
+def token_mask(attention_mask: Int[Tensor, "B K L"]) -> Bool[Tensor, "B K L"]:
+    """Real tokens of each passage: the set A_p that the label averages over."""
+    return attention_mask.bool()
