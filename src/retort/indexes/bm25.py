@@ -1,10 +1,9 @@
-"""BM25 over title and text (Robertson and Zaragoza 2009, in Lucene's variant): bm25s weighs the words, PyStemmer stems them.
+"""BM25 over title and text (Robertson and Zaragoza 2009, in Lucene's variant), through bm25s and PyStemmer.
 
 Here are the words, the ties and the files; the word weights and their sums are bm25s's own. Words are numbered in order
 of appearance, so the same corpus gives the same bytes (bm25s would number them in the order of a hashed set).
 """
 
-import json
 import re
 from array import array
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from bm25s import stopwords as word_lists
 from jaxtyping import Float32, Int32
 
 from retort.records import Passage, Query, Run
-from retort.store import write_atomic
+from retort.store import read_json, write_json
 
 SETTINGS_FILE = "settings.json"
 STOP_WORDS = {
@@ -42,14 +41,14 @@ _WORD = re.compile(r"\b\w\w+\b")  # two letters or digits at least, as in scikit
 class BM25Settings:
     """How words are cut and weighed. k1 and b default to Anserini's values, which the open-domain QA papers report.
 
-    `stemmer` is a PyStemmer language or None; `stopwords` a language of STOP_WORDS, your own words, or None.
+    `stemmer` is a PyStemmer language or None; `stopwords` a language of STOP_WORDS, a list of words, or None.
     ValueError: an unknown language, k1 below 0, b outside 0..1.
     """
 
     k1: float = 0.9
     b: float = 0.4
     stemmer: str | None = "english"
-    stopwords: str | tuple[str, ...] | None = "en"
+    stopwords: str | Sequence[str] | None = "en"
 
     def __post_init__(self) -> None:
         if self.stemmer is not None and self.stemmer not in Stemmer.algorithms():
@@ -59,7 +58,9 @@ class BM25Settings:
                 f"stopwords is {self.stopwords!r}, expected None, a list of words, or one of {', '.join(STOP_WORDS)}"
             )
         if self.k1 < 0 or not 0 <= self.b <= 1:
-            raise ValueError(f"k1 is {self.k1} and b is {self.b}, expected k1 >= 0 and 0 <= b <= 1 (usual: 0.9 and 0.4)")
+            raise ValueError(f"k1 is {self.k1} and b is {self.b}, expected k1 >= 0 and 0 <= b <= 1 (usual: 0.9, 0.4)")
+        if self.stopwords is not None and not isinstance(self.stopwords, str):
+            object.__setattr__(self, "stopwords", tuple(word.lower() for word in self.stopwords))
 
 
 class Words:
@@ -109,27 +110,24 @@ class BM25Index:
                 "give a corpus with text, or other stop words"
             )
         weights = bm25s.BM25(k1=settings.k1, b=settings.b, method="lucene", csc_backend="scipy")
-        weights.scores = weights.build_index_from_ids(range(len(numbers)), passages, show_progress=False)
+        # annotated as lists there, but only iterated over and counted
+        weights.scores = weights.build_index_from_ids(range(len(numbers)), passages, show_progress=False)  # type: ignore
         weights.vocab_dict = numbers
         return cls(weights, settings)
 
     def save(self, folder: Path) -> None:
         """Writes the files of the index into `folder`, the settings last; `load` reads them."""
+        (folder / SETTINGS_FILE).unlink(missing_ok=True)
         self._weights.save(folder, show_progress=False)
-        with write_atomic(folder / SETTINGS_FILE) as path:
-            path.write_text(json.dumps(asdict(self.settings), indent=2) + "\n", encoding="utf-8")
+        write_json(folder / SETTINGS_FILE, asdict(self.settings))
 
     @classmethod
     def load(cls, folder: Path, *, mmap: bool = True) -> "BM25Index":
         """The index that `save` put into `folder`; with `mmap` its weights stay on disk until a query needs them."""
         path = folder / SETTINGS_FILE
         if not path.is_file():
-            raise ValueError(f"{folder} holds no BM25 index: expected {SETTINGS_FILE} there; build it with BM25Index.save")
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record["stopwords"], list):
-            record["stopwords"] = tuple(record["stopwords"])
-        weights = bm25s.BM25.load(folder, mmap=mmap, show_progress=False)
-        return cls(weights, BM25Settings(**record))
+            raise ValueError(f"{folder} holds no BM25 index: expected {SETTINGS_FILE} there; BM25Index.save writes it")
+        return cls(bm25s.BM25.load(folder, mmap=mmap, show_progress=False), BM25Settings(**read_json(path)))
 
     def __len__(self) -> int:
         return self._weights.scores["num_docs"]

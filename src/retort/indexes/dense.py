@@ -5,7 +5,6 @@ precision as on disk, so their scores are the exact ones and only their reach is
 of about one length; on raw inner products of very different lengths measure their recall against "flat" first.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ from jaxtyping import Float32, Int32
 
 from retort.indexes.exact import BLOCK_ROWS, QUERY_BATCH, exact_top
 from retort.indexes.vectors import VectorParts
-from retort.store import write_atomic
+from retort.store import read_json, write_atomic, write_json
 
 Kind = Literal["flat", "hnsw", "ivf"]
 RECORD_FILE, FAISS_FILE = "index.json", "index.faiss"
@@ -67,19 +66,19 @@ class DenseIndex:
 
     def save(self, folder: Path) -> None:
         """Writes what is not in the vector parts into `folder`, its record last."""
+        (folder / RECORD_FILE).unlink(missing_ok=True)
         if self.approximate is not None:
             with write_atomic(folder / FAISS_FILE) as path:
                 faiss.write_index(self.approximate, str(path))
         record = {"kind": self.kind, "passages": len(self), "dimensions": self.vectors.shape[1]}
-        with write_atomic(folder / RECORD_FILE) as path:
-            path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / RECORD_FILE, record)
 
     @classmethod
     def load(cls, folder: Path, vectors: VectorParts) -> "DenseIndex":
-        """The index that `save` put into `folder`, memory-mapped. ValueError where `vectors` are not those it is over."""
+        """The index that `save` put into `folder`, memory-mapped. ValueError where `vectors` are not its own."""
         if not (folder / RECORD_FILE).is_file():
-            raise ValueError(f"{folder} holds no dense index: expected {RECORD_FILE} there; build it with DenseIndex.save")
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+            raise ValueError(f"{folder} holds no dense index: expected {RECORD_FILE} there; DenseIndex.save writes it")
+        record = read_json(folder / RECORD_FILE)
         if (record["passages"], record["dimensions"]) != vectors.shape:
             raise ValueError(
                 f"the index in {folder} is over {record['passages']} vectors of {record['dimensions']} dimensions, but "
@@ -130,7 +129,8 @@ class DenseIndex:
 
 def _hnsw(vectors: VectorParts, neighbours: int, ef_construction: int, ef_search: int) -> faiss.Index:
     half = faiss.ScalarQuantizer.QT_fp16
-    index = faiss.IndexHNSWSQ(vectors.shape[1], half, neighbours, faiss.METRIC_INNER_PRODUCT)
+    # type: ignore because faiss's stub names the arguments of another overload
+    index = faiss.IndexHNSWSQ(vectors.shape[1], half, neighbours, faiss.METRIC_INNER_PRODUCT)  # type: ignore
     index.hnsw.efConstruction, index.hnsw.efSearch = ef_construction, ef_search
     return index
 

@@ -1,4 +1,4 @@
-"""Passage vectors on disk: float16 parts (part-00000.npy, part-00001.npy, ...), memory-mapped, row by row as the corpus.
+"""Passage vectors on disk: float16 parts (part-00000.npy, part-00001.npy, ...), memory-mapped, in the corpus's order.
 
 Half precision halves the disk and changes a cosine by less than 0.001; every sum over them is taken in float32.
 """
