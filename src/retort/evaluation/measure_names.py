@@ -61,6 +61,7 @@ def _counts(value: object) -> bool:
 
 def _nearest(name: str) -> str:
     stem = re.split(r"[@(]", name)[0]
-    known = {measure.lower(): measure for measure in [*ir_measures.measures.registry, "has_answer"]}
+    names = ["has_answer", *reversed(ir_measures.measures.registry)]  # reversed: nDCG goes before its alias NDCG
+    known = {measure.lower(): measure for measure in names}
     close = [known[match] for match in difflib.get_close_matches(stem.lower(), known, cutoff=0.5)]
     return f": did you mean {' or '.join(c + name[len(stem) :] for c in close)}?" if close else ""

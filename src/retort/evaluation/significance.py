@@ -107,7 +107,7 @@ def bootstrap_interval(
 
 
 def paired_randomisation(
-    a: Float[np.ndarray, "Q"], b: Float[np.ndarray, "Q"], *, rng: np.random.Generator, samples: int = 10_000
+    a: Float[np.ndarray, "A"], b: Float[np.ndarray, "B"], *, rng: np.random.Generator, samples: int = 10_000
 ) -> float:
     """The two-sided p-value of a mean difference between paired values, by flipping the signs of the differences.
 
