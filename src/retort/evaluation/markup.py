@@ -8,7 +8,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import regex
 from markupsafe import Markup, escape
@@ -17,12 +17,13 @@ from retort.text import dpr_tokens
 
 Number = int | float | None  # a value of a report; None or NaN: not measured
 
-MISSING = "–"
+MISSING = "\u2013"  # en dash
+MINUS = "\u2212"  # as wide as +, unlike the hyphen
 _WORD = r"[\p{L}\p{N}\p{M}]"
 
 
-def plain(record: object) -> object:
-    """A dataclass tree as JSON values: numbers that are not finite become None, tuples become lists.
+def plain(record: object) -> dict[str, Any]:
+    """A tree of dataclasses or dicts as JSON values: numbers that are not finite become None, tuples become lists.
 
     >>> plain({"loss": math.nan, "steps": (1, 2)})
     {'loss': None, 'steps': [1, 2]}
@@ -43,29 +44,29 @@ def measured(value: Number) -> TypeGuard[int | float]:
 def percent(share: Number) -> str:
     """A share in 0..1 times 100 with one decimal, without a sign for per cent, as the field prints measures.
 
-    >>> percent(0.6213), percent(None)
-    ('62.1', '–')
+    >>> percent(0.6213), percent(None) == MISSING
+    ('62.1', True)
     """
     return f"{100 * share:.1f}" if measured(share) else MISSING
 
 
 def signed(share: Number) -> str:
-    """A difference of shares in points (times 100) with its sign; what rounds to nothing has none.
+    """A difference of shares in points (times 100) with its sign, a true minus; what rounds to nothing has none.
 
-    >>> signed(0.206), signed(-0.0821), signed(-0.0001)
-    ('+20.6', '−8.2', '0.0')
+    >>> signed(0.206), signed(-0.0821).replace(MINUS, "-"), signed(-0.0001)
+    ('+20.6', '-8.2', '0.0')
     """
     if not measured(share):
         return MISSING
     points = round(100 * share, 1) + 0.0  # -0.0 + 0.0 is 0.0
-    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
+    return f"{points:+.1f}".replace("-", MINUS) if points else "0.0"
 
 
 def p_value(p: Number) -> str:
     """A p-value as it is printed: three decimals, and never zero, since a randomisation test cannot find that.
 
-    >>> p_value(0.0213), p_value(0.0001), p_value(None)
-    ('0.021', '< 0.001', '–')
+    >>> p_value(0.0213), p_value(0.0001)
+    ('0.021', '< 0.001')
     """
     if not measured(p):
         return MISSING
@@ -89,8 +90,8 @@ def duration(seconds: Number) -> str:
 def number(value: Number) -> str:
     """A count or a rate: whole with thousands marked, and below 100 three significant digits where it is not whole.
 
-    >>> number(1234567), number(1234.5), number(3.14159), number(None)
-    ('1,234,567', '1,234', '3.14', '–')
+    >>> number(1234567), number(1234.5), number(3.14159)
+    ('1,234,567', '1,234', '3.14')
     """
     if not measured(value):
         return MISSING

@@ -16,7 +16,8 @@ from plotly.offline import get_plotlyjs
 from retort.evaluation import markup
 from retort.evaluation.charts import Curve, figures
 from retort.evaluation.markup import Number, measured
-from retort.evaluation.verdict import ALPHA, ComparisonRow, RunRow, answer
+from retort.evaluation.significance import Comparison
+from retort.evaluation.verdict import ALPHA, RunRow, answer
 
 PAGE, DATA = "index.html", "report.json"
 MOST_EXAMPLES = 20  # wins, and losses, that the page shows
@@ -119,7 +120,8 @@ class Report:
 
     `measure` is the one that the answer is given in. `rows` come in the order of the table. `curves` are the training
     curves; those per round are drawn from `rows`.
-    ValueError: a mean or an interval outside 0..1, a round without its number, two rows of one name or both best.
+    ValueError: means, intervals or differences that are not of shares in 0..1 (inversions belong in `tables`), a round
+    without its number, two rows of one name or both best.
     """
 
     title: str
@@ -127,7 +129,7 @@ class Report:
     measure: str
     subtitle: str = ""
     rows: Sequence[RunRow] = ()
-    comparisons: Sequence[ComparisonRow] = ()
+    comparisons: Sequence[Comparison] = ()
     curves: Sequence[Curve] = ()
     tables: Sequence[Table] = ()
     costs: Sequence[Cost] = ()
@@ -139,6 +141,8 @@ class Report:
     def __post_init__(self) -> None:
         for row in self.rows:
             _check_row(row)
+        for comparison in self.comparisons:
+            _check_share(f"{comparison.measure} of {comparison.system!r}, its difference", abs(comparison.difference))
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names) or sum(row.best for row in self.rows) > 1:
             best = [row.name for row in self.rows if row.best]
@@ -186,8 +190,7 @@ def _page(report: Report, values: dict[str, Any]) -> str:
 
 
 def _charts(curves: Sequence[Curve]) -> list[dict[str, Any]]:
-    # through plotly's encoder, which turns NaN into null
-    return [{"title": title, "figure": json.loads(figure.to_json())} for title, figure in figures(curves).items()]
+    return [{"title": title, "figure": markup.plain(figure.to_plotly_json())} for title, figure in figures(curves).items()]
 
 
 def _measures(rows: Sequence[RunRow]) -> list[str]:
@@ -246,7 +249,11 @@ def _points(share: Number) -> Number:
 def _check_row(row: RunRow) -> None:
     if row.role == "round" and row.round is None:
         raise ValueError(f"run {row.name!r} has the role 'round' but no round: give its number, 1 for the first")
-    shares = [(m, share) for m, mean in row.means.items() for share in (mean, *row.intervals.get(m, ()))]
-    for measure, share in shares:
-        if measured(share) and not -1e-6 <= share <= 1 + 1e-6:  # room for rounding
-            raise ValueError(f"{measure} of run {row.name!r} is {share}, expected a share in 0..1: do not multiply by 100")
+    for measure, mean in row.means.items():
+        for share in (mean, *row.intervals.get(measure, ())):
+            _check_share(f"{measure} of run {row.name!r}", share)
+
+
+def _check_share(what: str, share: Number) -> None:
+    if measured(share) and not -1e-6 <= share <= 1 + 1e-6:  # room for rounding
+        raise ValueError(f"{what} is {share}, expected a share in 0..1: give it as measured, not times 100")

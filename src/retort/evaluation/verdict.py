@@ -1,4 +1,4 @@
-"""The Runs of a report, their comparisons, and the sentence that answers the report's question from them.
+"""The Runs of a report, and the sentence that answers its question from their comparisons.
 
 Means, intervals and p-values come in finished: they are computed in metrics and significance, not here.
 """
@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
-from retort.evaluation.markup import Number, measured, p_value, percent, signed
+from retort.evaluation.markup import MINUS, Number, p_value, percent, signed
+from retort.evaluation.significance import Comparison
 
 ALPHA = 0.05  # an adjusted p above it counts as chance
 
@@ -34,32 +35,6 @@ class RunRow:
 
 
 @dataclass(frozen=True)
-class ComparisonRow:
-    """`system` minus `baseline` in one measure: mean difference, its 95% interval, paired randomisation p, and counts.
-
-    `p_adjusted` is Holm's. `wins` counts the queries on which the system is better. Names are those of `RunRow`.
-    """
-
-    measure: str
-    _: KW_ONLY
-    system: str
-    baseline: str
-    difference: Number
-    low: Number
-    high: Number
-    p: Number
-    p_adjusted: Number
-    wins: int
-    ties: int
-    losses: int
-
-    @property
-    def significant(self) -> bool:
-        """Whether chance is ruled out: an adjusted p of at most ALPHA."""
-        return measured(self.p_adjusted) and self.p_adjusted <= ALPHA
-
-
-@dataclass(frozen=True)
 class Answer:
     """The report's question and its answer: `verdict` in a word or two, `text` in one or two sentences."""
 
@@ -67,10 +42,10 @@ class Answer:
     kind: Literal["yes", "partly", "no", "untested"]
     verdict: str
     text: str
-    comparisons: tuple[ComparisonRow, ...]  # those that the text cites
+    comparisons: tuple[Comparison, ...]  # those that the text cites
 
 
-def answer(rows: Sequence[RunRow], comparisons: Sequence[ComparisonRow], measure: str) -> Answer:
+def answer(rows: Sequence[RunRow], comparisons: Sequence[Comparison], measure: str) -> Answer:
     """Whether the kept round is better than the untouched student and each baseline, worded from the numbers.
 
     Yes: significantly better than all of them. In part: than some. No: than none. Without the comparisons it is not
@@ -93,7 +68,7 @@ def answer(rows: Sequence[RunRow], comparisons: Sequence[ComparisonRow], measure
         others = ", ".join(f"{_named(rival)} {percent(rival.means.get(measure))}" for rival in rivals)
         text = f"{mean} ({others or 'nothing to compare it with'}); no significance test was given."
         return Answer(question, "untested", "Not tested.", text, ())
-    better = [c.significant and measured(c.difference) and c.difference > 0 for c in cited]
+    better = [not _chance(c) and c.difference > 0 for c in cited]
     kind = "yes" if all(better) and len(cited) == len(rivals) else "partly" if any(better) else "no"
     of = {rival.name: rival for rival in rivals}
     text = f"{mean}: {' and '.join(_clause(c, of[c.baseline]) for c in cited)}."
@@ -102,15 +77,18 @@ def answer(rows: Sequence[RunRow], comparisons: Sequence[ComparisonRow], measure
     return Answer(question, kind, {"yes": "Yes.", "partly": "In part.", "no": "No."}[kind], text, cited)
 
 
-def _clause(comparison: ComparisonRow, rival: RunRow) -> str:
+def _clause(comparison: Comparison, rival: RunRow) -> str:
     """One difference in words: how far above or below, of what, how sure."""
-    points = signed(comparison.difference).lstrip("+−")
-    side = "above" if measured(comparison.difference) and comparison.difference > 0 else "below"
-    p = p_value(comparison.p_adjusted)
-    sure = f"p {p if p.startswith('<') else '= ' + p}" + ("" if comparison.significant else ", which chance may explain")
+    points = signed(comparison.difference).lstrip("+" + MINUS)
+    side = f"{points} points {'above' if comparison.difference > 0 else 'below'}" if points != "0.0" else "level with"
+    p = p_value(comparison.adjusted_p)
+    sure = ("p " if p.startswith("<") else "p = ") + p + (", which chance may explain" if _chance(comparison) else "")
     interval = f"95% interval {signed(comparison.low)} to {signed(comparison.high)}"
-    mean = percent(rival.means.get(comparison.measure))
-    return f"{points} points {side} {_named(rival)} ({mean}; {interval}; {sure})"
+    return f"{side} {_named(rival)} ({percent(comparison.baseline_mean)}; {interval}; {sure})"
+
+
+def _chance(comparison: Comparison) -> bool:
+    return not comparison.adjusted_p <= ALPHA  # so that an unknown p, NaN, is chance
 
 
 def _named(row: RunRow) -> str:
