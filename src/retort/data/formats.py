@@ -7,17 +7,18 @@ import csv
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow.parquet as pq
 
+import retort.data.docstrings as docstrings
 from retort.data.prose import ENDINGS, section_rows
-from retort.data.rows import COLUMNS, PARAGRAPH, Row, open_bytes, read_lines
+from retort.data.rows import COLUMNS, PARAGRAPH, SPLITS, Row, Value, open_bytes, read_lines
 
+BUILDERS = {"docstrings": docstrings}  # sets that code makes: the source is the word, or word:specification
 HEAD_BYTES = 1 << 16  # what a format is recognised by
 FIELD_CHARACTERS = 1 << 26  # of a CSV field: Python's own 131,072 is less than a long text, and more is a lost quote
 DATA_ENDINGS = (".parquet", ".arrow", ".jsonl", ".jsonl.gz")
@@ -73,6 +74,17 @@ def beir_file(folder: Path, part: str) -> Path:
     return found[0]
 
 
+def qrels_files(folder: Path, split: str | None) -> list[Path]:
+    """The grades in a BEIR folder, of one split or of all."""
+    found = sorted((folder / "qrels").glob("*.tsv"))
+    wanted = {split, SPLITS.get(split or "", split)}
+    chosen = [path for path in found if split is None or path.stem in wanted]
+    if not chosen:
+        names = ", ".join(path.stem for path in found) or "none"
+        raise ValueError(f"{folder} has qrels of {names}, expected {split or 'at least one'}: name one that is there")
+    return chosen
+
+
 def sniff(path: Path) -> str:
     """The name in FORMATS of what `path` holds. ValueError: empty, or none of them, with the list of them."""
     if path.is_dir():
@@ -87,9 +99,8 @@ def sniff(path: Path) -> str:
         if not opening.head:
             raise ValueError(f"{path} is empty, expected records: look at what wrote it")
     for name, candidate in FORMATS.items():
-        if b"\0" not in opening.head or name == "parquet":
-            if candidate.matches(opening):
-                return name
+        if candidate.matches(opening) and (name == "parquet" or b"\0" not in opening.head):
+            return name
     shown = f"begins with {opening.lines[0]!r:.80}" if opening.lines else "is a folder without any of these"
     understood = "\n  ".join(["a folder in BEIR layout", *(f.looks for f in FORMATS.values()), "hf:name (the hub)"])
     raise ValueError(f"{path} {shown}, expected one of\n  {understood}\n: convert it to one of them")
@@ -99,7 +110,7 @@ def json_rows(path: Path) -> Iterator[Row]:
     """JSON lines, streamed."""
     for number, line in read_lines(path):
         if line.strip():
-            yield _json_row(_json(line, path, number), f"{path}:{number}")
+            yield _json_row(_json(line.strip(), path, number), f"{path}:{number}")
 
 
 def list_rows(path: Path) -> Iterator[Row]:
@@ -143,9 +154,7 @@ def table_rows(path: Path, delimiter: str, names: Sequence[str] = ()) -> Iterato
             if names and fields:
                 if len(fields) != len(names):
                     wanted = f"{len(names)} ({', '.join(names)})"
-                    raise ValueError(
-                        f"{path}:{start}: {len(fields)} fields, expected {wanted}: quote or correct the line"
-                    )
+                    raise ValueError(f"{path}:{start}: {len(fields)} fields, expected {wanted}: quote or correct the line")
                 yield Row(dict(zip(names, fields, strict=True)), f"{path}:{start}")
             names = names or [field.strip().lower() for field in fields]
             start = reader.line_num + 1
@@ -168,10 +177,9 @@ def split_rows(path: Path, columns: tuple[str, ...], separator: str | None) -> I
 
 def parquet_rows(path: Path) -> Iterator[Row]:
     """The rows of a parquet file, one batch in memory at a time."""
-    number = 0
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=1_000):
-        for number, values in enumerate(batch.to_pylist(), start=number + 1):
-            yield Row(values, f"{path}, row {number}")
+    batches = pq.ParquetFile(path).iter_batches(batch_size=1_000)
+    for number, values in enumerate((values for batch in batches for values in batch.to_pylist()), start=1):
+        yield Row(values, f"{path}, row {number}")
 
 
 def dataset_rows(path: Path) -> Iterator[Row]:
@@ -193,12 +201,12 @@ def hub_rows(source: str) -> Iterator[Row]:
     return _rows_of(loaded, source)
 
 
-def _rows_of(loaded: Any, source: str) -> Iterator[Row]:
+def _rows_of(loaded: Value, source: str) -> Iterator[Row]:
     """Rows of a Dataset, or of every split of a DatasetDict with the split's name in a column."""
-    splits: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {"": loaded}
-    for split, dataset in splits.items():
-        for number, values in enumerate(dataset, start=1):
-            yield Row({"split": split, **values}, f"{source}, {split} row {number}".replace(",  ", ", "))
+    for split, rows in loaded.items() if isinstance(loaded, datasets.DatasetDict) else [("", loaded)]:
+        where = f"{source}, {split} row" if split else f"{source}, row"
+        for number, values in enumerate(rows, start=1):
+            yield Row({"split": str(split)} | dict(values), f"{where} {number}")
 
 
 def _table(delimiter: str) -> Callable[[Opening], bool]:
@@ -226,7 +234,7 @@ FORMATS = {
     ),
     "prose": Format(
         "a folder of .txt and .md files",  # a README.md beside data is not the data
-        lambda o: any(n.endswith(ENDINGS) for n in o.names) and not any(n.endswith(DATA_ENDINGS) for n in o.names),
+        lambda o: any(n.lower().endswith(ENDINGS) for n in o.names) and not any(n.endswith(DATA_ENDINGS) for n in o.names),
         section_rows,
     ),
     "parquet": Format("a parquet file", lambda o: o.head.startswith(b"PAR1"), parquet_rows),
@@ -262,14 +270,14 @@ FORMATS = {
 }
 
 
-def _json(text: str, path: Path, number: int) -> Any:
+def _json(text: str, path: Path, number: int) -> Value:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise _malformed(path, number + error.lineno - 1, error) from error
 
 
-def _json_row(value: Any, where: str) -> Row:
+def _json_row(value: Value, where: str) -> Row:
     if not isinstance(value, dict):
         raise ValueError(f"{where}: {value!r:.60}, expected a JSON object with named values: correct it")
     return Row(value, where)

@@ -11,7 +11,7 @@ ENDINGS = (".txt", ".md")
 HEADING = regex.compile(r" {0,3}#{1,6}\s+(.*?)\s*#*\s*")
 FENCE = regex.compile(r" {0,3}(```|~~~).*")
 # After a full stop (and closing quotes), unless a small letter follows ("e.g. this"); or at an empty line.
-SENTENCE_END = regex.compile(r"(?<=[.!?…][\"'”’»)\]]*)\s+(?=\P{Ll})|\s*\n[^\S\n]*\n\s*")
+SENTENCE_END = regex.compile(r"(?<=[.!?…][\"'”\u2019»)\]]*)\s+(?=\P{Ll})|\s*\n[^\S\n]*\n\s*")
 
 
 def section_rows(folder: Path) -> Iterator[Row]:

@@ -2,15 +2,18 @@
 
 import difflib
 import gzip
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-# The column names that are understood, the first that holds a value wins. A file's own columns may be more.
+# The column names that are understood: the first that holds a value wins. A file may have any others beside them.
 QUERY_ID = ("id", "_id", "qid", "query_id", "query-id")
-PASSAGE_ID = ("id", "_id", "docid", "doc_id", "pid", "passage_id", "corpus-id")
+PASSAGE_ID = ("id", "_id", "docid", "doc_id", "pid", "passage_id", "corpus_id", "corpus-id")
 QUESTION = ("question", "query", "text")
 ANSWERS = ("answers", "answer", "target")
 TEXT = ("text", "contents", "passage")
@@ -18,38 +21,46 @@ TITLE = ("title",)
 CANDIDATES = ("ctxs", "passages")  # FiD and DPR; Atlas
 PARAGRAPH = ("context",)  # SQuAD
 FLAG = ("has_answer", "hasanswer")  # DPR; FiD
-PAIR_QUERY = ("query-id", "query_id", "qid")
-PAIR_PASSAGE = ("corpus-id", "corpus_id", "docid", "pid", "passage_id")
+SCORE = ("score",)
 GRADE = ("score", "grade", "relevance", "label")
-COLUMNS = frozenset(
-    QUERY_ID + PASSAGE_ID + QUESTION + ANSWERS + TEXT + TITLE + PARAGRAPH + PAIR_QUERY + PAIR_PASSAGE + GRADE
-)
+SPLITS = {"validation": "dev", "valid": "dev", "val": "dev"}  # other words for one of our splits
+COLUMNS = frozenset(QUERY_ID + PASSAGE_ID + QUESTION + ANSWERS + TEXT + TITLE + PARAGRAPH + GRADE)
+
+
+Value = Any  # whatever JSON or Arrow holds; `Row.string` and its like check it
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One record of any format: its values by column, and where it stands (file:line, or the nearest there is)."""
 
-    values: Mapping[str, Any]
+    values: Mapping[str, Value]
     where: str
 
-    def get(self, names: Sequence[str]) -> Any:
+    def get(self, names: Sequence[str]) -> Value:
         """The first value among the columns `names`; None where there is none."""
-        return next((self.values[name] for name in names if self.values.get(name) is not None), None)
+        for name in names:
+            value = self.values.get(name)
+            if value is not None:
+                return value
+        return None
 
-    def need(self, names: Sequence[str]) -> Any:
+    def need(self, names: Sequence[str]) -> Value:
         """The first value among the columns `names`. ValueError where there is none, with the columns there are.
 
-        >>> Row({"_id": 7, "txt": "Snow"}, "corpus.jsonl:1").need(("text", "contents"))
+        >>> Row({"_id": 7, "txt": "Snow"}, "data:1").need(("text", "contents"))
         Traceback (most recent call last):
-        ValueError: corpus.jsonl:1: no column 'text' or 'contents', found '_id', 'txt' (did you mean 'txt'?): rename it
+        ValueError: data:1: no column 'text' or 'contents', found '_id', 'txt' (did you mean 'txt'?): rename it or fill it
         """
         value = self.get(names)
         if value is None:
             near = [column for column in self.values if difflib.get_close_matches(column, names, 1)]
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             found = ", ".join(map(repr, self.values)) or "nothing"
-            raise ValueError(f"{self.where}: no column {' or '.join(map(repr, names))}, found {found}{hint}: rename it")
+            lack = "no value in" if any(name in self.values for name in names) else "no column"
+            raise ValueError(
+                f"{self.where}: {lack} {' or '.join(map(repr, names))}, found {found}{hint}: rename it or fill it"
+            )
         return value
 
     def string(self, names: Sequence[str]) -> str:
@@ -63,18 +74,41 @@ class Row:
             return str(value)
         raise ValueError(f"{self.where}: {names[0]} is {value!r:.60}, expected a string or a number: correct it")
 
+    def number(self, names: Sequence[str]) -> float:
+        """The needed value as a number, from a string too (FiD writes scores so). ValueError where it is not finite."""
+        text = self.string(names)
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ValueError(f"{self.where}: {names[0]} is {text!r:.60}, expected a finite number: correct it")
+        return value
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """The bytes of a file, unpacked where it is gzip, whatever its name."""
+    def candidates(self) -> list["Row"]:
+        """The passages listed in this row, in their order. ValueError where they are not a list of objects."""
+        listed = self.need(CANDIDATES)
+        if not isinstance(listed, list) or not all(isinstance(values, dict) for values in listed):
+            raise ValueError(f"{self.where}: candidates are {listed!r:.60}, expected a list of objects: correct it")
+        return [Row(values, f"{self.where}, candidate {rank}") for rank, values in enumerate(listed, start=1)]
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BufferedIOBase]:
+    """The bytes of a file, unpacked where it is gzip, whatever its name. ValueError where a gzip file breaks off."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if packed else path.open("rb")
+    try:
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: {error}, expected a whole gzip file: fetch it again") from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of each line with its end, without byte order mark; lines end at a newline only.
 
-    ValueError names the line that is not UTF-8, or where a gzip file breaks off.
+    ValueError names the line that is not UTF-8.
     """
     number = 0
     with open_bytes(path) as file:
@@ -83,5 +117,3 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}:{number}: {error.reason}, expected UTF-8: convert the file to UTF-8") from error
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}: the gzip file breaks after line {number}: fetch it again ({error})") from error
