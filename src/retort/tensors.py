@@ -1,17 +1,19 @@
-"""What a training step passes around: Batch, Encoded, Signals, Target, and the protocols Student, Objective, VectorIndex.
+"""What a training step passes around: Batch, Tokens, Encoded, Signals, Target; protocols Student, Objective, VectorIndex.
 
-Axes: B batch of queries, K candidates of a query, M distinct passages of the batch, D dimension. Masks: True = real.
+Axes: B batch of queries, K candidates of a query, M distinct passages of the batch, n texts, L tokens, D dimension.
+Masks: True = real.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int32
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 from retort.records import Passage, Query
 
@@ -23,7 +25,8 @@ class Batch:
     """Queries with K candidates each; every distinct passage stands once in `passages`, `candidates` points to it.
 
     `mask` is False where a query has fewer than K candidates. `positive` marks candidates that hold an answer or are
-    labelled relevant, where that is known. Derived rows (paraphrases, mixtures) name their `view` and their `parent` row.
+    labelled relevant, where that is known. `labels` are the raw scores of the teacher, or of several ([T, B, K]); 0 where
+    masked. Derived rows (paraphrases, mixtures) name their `view` and their `parent` row.
     """
 
     queries: tuple[Query, ...]
@@ -31,8 +34,61 @@ class Batch:
     candidates: Int[Tensor, "B K"]
     mask: Bool[Tensor, "B K"]
     positive: Bool[Tensor, "B K"]
+    labels: Float[Tensor, "... B K"] | None = None
     view: tuple[str, ...] = ()
     parent: Int[Tensor, "B"] | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same with its tensors on `device`."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised texts of one side: tensors of one row a text, padded alike, and `notes` that the model wants beside them.
+
+    `used` marks the positions that the model must see; columns that no text uses are cut off by `take`.
+
+    >>> used = torch.tensor([[True, False, False], [True, True, True], [True, True, False]])
+    >>> tokens = Tokens("query", {"input_ids": torch.arange(9).reshape(3, 3)}, used)
+    >>> [(rows.tolist(), part.tensors["input_ids"].tolist()) for rows, part in tokens.buckets(5)]
+    [([1], [[3, 4, 5]]), ([2, 0], [[6, 7], [0, 1]])]
+    """
+
+    side: Side
+    tensors: Mapping[str, Tensor]
+    used: Bool[Tensor, "n L"]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.used)
+
+    @property
+    def lengths(self) -> Int64[Tensor, "n"]:
+        """How many positions each text uses."""
+        return self.used.sum(1)
+
+    def take(self, rows: Int64[Tensor, "m"]) -> "Tokens":
+        """Some of the texts, without the padding that only the others needed."""
+        used = self.used[rows]
+        columns = used.any(0)
+        return replace(self, used=used[:, columns], tensors={name: t[rows][:, columns] for name, t in self.tensors.items()})
+
+    def buckets(self, tokens: int) -> list[tuple[Int64[Tensor, "_"], "Tokens"]]:
+        """The texts by falling length in parts of at most `tokens` padded tokens, or of one text; each with its rows."""
+        order = torch.argsort(self.lengths, descending=True, stable=True)
+        lengths = self.lengths[order].tolist()
+        parts, start = [], 0
+        while start < len(order):
+            rows = order[start : start + max(1, tokens // max(1, lengths[start]))]
+            parts.append((rows, self.take(rows)))
+            start += len(rows)
+        return parts
+
+    def to(self, device: torch.device) -> "Tokens":
+        """The same on `device`."""
+        return replace(self, tensors={name: t.to(device, non_blocking=True) for name, t in self.tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -41,6 +97,22 @@ class Encoded:
 
     vectors: Float[Tensor, "n ..."]
     mask: Bool[Tensor, "n L"] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Encoded"], rows: Sequence[Int64[Tensor, "_"]]) -> "Encoded":
+        """The parts as one, text `rows[i][j]` at its own place; differentiable. Matrices are padded to the longest part.
+
+        >>> one, two = Encoded(torch.tensor([[1.0]])), Encoded(torch.tensor([[2.0], [3.0]]))
+        >>> Encoded.joined([one, two], [torch.tensor([2]), torch.tensor([0, 1])]).vectors.flatten().tolist()
+        [2.0, 3.0, 1.0]
+        """
+        place = torch.argsort(torch.cat(list(rows)))
+        if parts[0].mask is None:
+            return cls(torch.cat([part.vectors for part in parts])[place])
+        masks = [part.mask for part in parts if part.mask is not None]
+        longest = max(mask.shape[1] for mask in masks)
+        vectors = [pad(part.vectors, (0, 0, 0, longest - part.vectors.shape[1])) for part in parts]
+        return cls(torch.cat(vectors)[place], torch.cat([pad(mask, (0, longest - mask.shape[1])) for mask in masks])[place])
 
 
 @dataclass(frozen=True)
@@ -69,19 +141,18 @@ class Target:
     hidden: Float[Tensor, "B ..."] | None = None
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What the gap between student and target costs, one value a row, never reduced. Its fields are its settings."""
+
+    needs: ClassVar[frozenset[str]]  # the names of the signals that it reads
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
         ...
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """The names of the signals that it reads."""
-        ...
 
-
+@runtime_checkable
 class Student(Protocol):
     """A retriever in training. Encoding and scoring are apart, so that gradients can be cached between them."""
 
@@ -90,8 +161,17 @@ class Student(Protocol):
         """The names of the signals that it can give."""
         ...
 
-    def encode(self, texts: Sequence[Query] | Sequence[Passage], side: Side) -> Encoded:
-        """Differentiable encodings of a few texts of one side."""
+    @property
+    def module(self) -> torch.nn.Module:
+        """What is trained and checkpointed."""
+        ...
+
+    def tokenise(self, records: Sequence[Query] | Sequence[Passage], side: Side) -> Tokens:
+        """The records of one side as the encoder reads them: with prefix and title, cut to the side's length."""
+        ...
+
+    def encode(self, tokens: Tokens) -> Encoded:
+        """Differentiable encodings, on the device of `module`."""
         ...
 
     def score(self, queries: Encoded, passages: Encoded, batch: Batch, want: frozenset[str]) -> Signals:
@@ -103,6 +183,7 @@ class Student(Protocol):
         ...
 
 
+@runtime_checkable
 class VectorIndex(Protocol):
     """Finds the nearest rows of the corpus for encoded queries."""
 

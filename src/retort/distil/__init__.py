@@ -1,0 +1,1 @@
+"""Training a student on a teacher's labels. Five seams meet in loop.py: view, target policy, objective, weighter, roster."""

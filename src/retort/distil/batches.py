@@ -1,0 +1,91 @@
+"""From labels to batches: which queries can be trained on, and the Batch of a step as a pure function of (seed, step)."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from retort.distil.sampling import Labelled, Sampler
+from retort.records import Corpus, Query, Run
+from retort.tensors import Batch
+
+FEW, CONSTANT = "fewer than 2 labelled candidates", "all labels equal"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The labelled queries that can be trained on, and how many were dropped for which reason."""
+
+    kept: tuple[Labelled, ...]
+    dropped: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+
+def examples(labels: Run, queries: Sequence[Query], corpus: Corpus) -> Examples:
+    """The queries of `labels` that can teach a ranking: 2 candidates or more, with labels that are not all equal.
+
+    ValueError: no query is left, a labelled query is not among `queries`, or a label's passage row is not in the corpus.
+    """
+    known = {query.id: query for query in queries}
+    if len(labels.passages) and int(labels.passages.max()) >= len(corpus):
+        raise ValueError(
+            f"labels {labels.name!r} hold passage row {int(labels.passages.max())}, the corpus has {len(corpus)} passages: "
+            "give the corpus that was labelled"
+        )
+    kept, dropped = [], Counter[str]()
+    for query_id, passages, scores in labels:
+        if query_id not in known:
+            raise ValueError(
+                f"labels {labels.name!r} hold query {query_id!r}, which is not among the {len(known)} queries given: give "
+                "the queries that were labelled"
+            )
+        if len(passages) < 2:
+            dropped[FEW] += 1
+        elif scores.min() == scores.max():
+            dropped[CONSTANT] += 1
+        else:
+            kept.append(Labelled(known[query_id], passages, scores, np.zeros(len(passages), bool)))
+    if not kept:
+        raise ValueError(
+            f"labels {labels.name!r}: none of {len(labels)} queries can be trained on ({dict(dropped)}): expected at least "
+            "one with 2 candidates whose scores differ; look at the teacher and at the depth of its candidates"
+        )
+    return Examples(tuple(kept), dict(dropped))
+
+
+def sampled(
+    data: Examples, rows: Sequence[int], places: Sequence[int], sampler: Sampler, count: int, *, seed: int, step: int
+) -> list[Labelled]:
+    """The queries of a step, each with the candidates that `sampler` draws for its place in the whole batch.
+
+    The draw depends on (seed, step, place) alone, so it is the same however the batch is shared between processes.
+    """
+    drawn = []
+    for row, place in zip(rows, places, strict=True):
+        labelled = data.kept[row]
+        chosen = sampler(labelled, count, np.random.default_rng([seed, step, place]))
+        drawn.append(Labelled(labelled.query, labelled.passages[chosen], labelled.scores[chosen], labelled.positive[chosen]))
+    return drawn
+
+
+def make_batch(drawn: Sequence[Labelled], corpus: Corpus) -> Batch:
+    """The batch of these queries and all their candidates; each distinct passage stands once, in corpus order."""
+    width = max(len(labelled) for labelled in drawn)
+    mask = np.array([np.arange(width) < len(labelled) for labelled in drawn])
+    rows, labels, positive = np.zeros(mask.shape, np.int64), np.zeros(mask.shape, np.float32), np.zeros(mask.shape, bool)
+    rows[mask] = np.concatenate([labelled.passages for labelled in drawn])
+    labels[mask] = np.concatenate([labelled.scores for labelled in drawn])
+    positive[mask] = np.concatenate([labelled.positive for labelled in drawn])
+    distinct = np.unique(rows[mask])
+    return Batch(
+        queries=tuple(labelled.query for labelled in drawn),
+        passages=tuple(corpus[int(row)] for row in distinct),
+        candidates=torch.from_numpy(np.where(mask, np.searchsorted(distinct, rows), 0)),
+        mask=torch.from_numpy(mask),
+        positive=torch.from_numpy(positive),
+        labels=torch.from_numpy(labels),
+    )

@@ -1,0 +1,236 @@
+"""The training loop of a student: the only backward() of one. Resumes bit for bit, keeps the best by dev, on any processes.
+
+A step is a pure function of the weights and of (seed, step): its data and its random state are drawn from them. Here: steps,
+evaluation, checkpoints. Not here: what a step costs (method.py), its data (batches.py), encoding in chunks (caching.py).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from retort.compute import (
+    batch_rows,
+    linear_schedule,
+    load_checkpoint,
+    mean_gradients,
+    mean_over_processes,
+    of_main_process,
+    save_checkpoint,
+    share,
+    tracked,
+)
+from retort.config import Distil
+from retort.distil.batches import Examples, examples, make_batch, sampled
+from retort.distil.caching import encode_batch
+from retort.distil.log import StepLog
+from retort.distil.method import Method, RowLosses
+from retort.distil.roster import Roster
+from retort.distil.sampling import SAMPLERS
+from retort.records import Corpus, Query, Run
+from retort.store import write_atomic
+from retort.tensors import Batch, Student
+
+MODEL, CHECKPOINT, LOG = "model", "checkpoint", "log.jsonl"
+Validate = Callable[[Student], float]
+Progress = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to: the step of the model that was kept, its dev value, the steps done, and its queries."""
+
+    best_step: int
+    best_value: float | None
+    steps: int
+    queries: int
+    dropped: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a training is, and which model it would keep now. `stale`: evaluations since the best one."""
+
+    step: int = 0
+    best_step: int = 0
+    best_value: float | None = None
+    stale: int = 0
+
+    def judged(self, value: float) -> "Position":
+        """The position after an evaluation of the model of this step; equal values keep the earlier model."""
+        if self.best_value is None or value > self.best_value:
+            return replace(self, best_step=self.step, best_value=value, stale=0)
+        return replace(self, stale=self.stale + 1)
+
+
+def train(
+    student: Student,
+    labels: Run,
+    corpus: Corpus,
+    queries: Sequence[Query],
+    settings: Distil,
+    *,
+    method: Method,
+    seed: int,
+    folder: Path,
+    accelerator: Accelerator,
+    validate: Validate | None = None,
+    progress: Progress = lambda step, facts: None,
+) -> Trained:
+    """What the training came to; `folder`/model holds the best student by `validate` (higher is better), or else the last.
+
+    The untouched student, step 0, takes part in that choice. `folder`/log.jsonl has a line for each step. A killed run goes
+    on at its last checkpoint in `folder`/checkpoint, which stays until the caller removes it, and ends with the same bytes.
+    `validate` is called in every process; the main process's value counts. ValueError before any training: labels that
+    nothing can be learnt from, or a signal that the student cannot give. FloatingPointError: a loss that is not finite.
+    """
+    method.check(student)
+    data = examples(labels, queries, corpus)
+    run = _Training.prepared(Roster.of(student), method, settings, seed, folder, accelerator)
+    found = load_checkpoint(accelerator, folder / CHECKPOINT)
+    position = Position(**found) if found else Position()
+    run.log.truncate(position.step if found else -1)
+    with tracked(accelerator, "distil", settings.model_dump()):
+        if validate and not found:
+            position = run.evaluated(position, validate, {}, progress)
+        while not run.done(position):
+            batch = run.batch(data, corpus, position.step)
+            facts = run.update(batch, position.step)
+            position = replace(position, step=position.step + 1)
+            due = position.step % settings.evaluate_every == 0 or position.step == settings.steps
+            if validate and due:
+                position = run.evaluated(position, validate, facts, progress)
+            else:
+                run.record(position, facts, progress)
+            if position.step % settings.checkpoint_every == 0 or run.done(position):
+                if not validate and run.done(position):
+                    position = replace(position, best_step=position.step)
+                    run.keep_model()
+                save_checkpoint(accelerator, folder / CHECKPOINT, asdict(position))
+    run.release()
+    return Trained(position.best_step, position.best_value, position.step, len(data), data.dropped)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The parts of a running training that stay the same from step to step."""
+
+    roster: Roster
+    method: Method
+    settings: Distil
+    seed: int
+    folder: Path
+    accelerator: Accelerator
+    optimiser: Optimizer
+    schedule: LRScheduler
+    log: StepLog
+
+    @classmethod
+    def prepared(
+        cls, roster: Roster, method: Method, settings: Distil, seed: int, folder: Path, accelerator: Accelerator
+    ) -> "_Training":
+        """Models on their device and under the precision asked for, with an optimiser and a schedule.
+
+        The models get no DistributedDataParallel wrapper: a chunked gradient is exchanged once, when it is whole.
+        """
+        accelerator.free_memory()
+        for model in roster.models.values():
+            accelerator.prepare_model(model.module, evaluation_mode=True)
+        chosen = settings.optimiser
+        optimiser = AdamW(roster.parameters(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay)
+        schedule = linear_schedule(optimiser, warmup_steps=chosen.warmup_steps, steps=settings.steps)
+        optimiser, schedule = accelerator.prepare(optimiser, schedule)
+        log = StepLog(folder / LOG, active=accelerator.is_main_process)
+        return cls(roster, method, settings, seed, folder, accelerator, optimiser, schedule, log)
+
+    def release(self) -> None:
+        """Give the models back as they came, and forget them."""
+        for model in self.roster.models.values():
+            self.accelerator.unwrap_model(model.module, keep_fp32_wrapper=False)
+            model.module.eval()
+        self.accelerator.free_memory()
+
+    def done(self, position: Position) -> bool:
+        """Whether all steps are done, or patience is over."""
+        patience = self.settings.patience
+        return position.step >= self.settings.steps or (patience is not None and position.stale >= patience)
+
+    def batch(self, data: Examples, corpus: Corpus, step: int) -> Batch:
+        """The batch of `step`, as far as it is this process's share."""
+        rows = batch_rows(len(data), self.settings.batch, step, self.seed)
+        places = share(range(self.settings.batch), self.accelerator)
+        sampler = SAMPLERS[self.settings.sample]
+        mine = [int(rows[place]) for place in places]
+        drawn = sampled(data, mine, places, sampler, self.settings.candidates, seed=self.seed, step=step)
+        rng = np.random.default_rng([self.seed, step, self.accelerator.process_index])
+        torch.manual_seed(int(rng.integers(2**63)))
+        batch = self.method.view(make_batch(drawn, corpus), self.roster, rng)
+        return batch.to(self.accelerator.device)
+
+    def update(self, batch: Batch, step: int) -> Mapping[str, float]:
+        """What one optimiser step found; the weights have moved."""
+        for name, model in self.roster.models.items():
+            model.module.train(self.roster.rules[name].trained)
+        queries, passages = encode_batch(self.roster.student, batch, self.settings.chunk_tokens)
+        rows = self.method.row_losses(batch, self.roster, queries, passages)
+        _check_finite(rows, batch, step)
+        loss = rows.total.mean()
+        self.accelerator.backward(loss)
+        parameters = self.roster.parameters()
+        mean_gradients(parameters, self.accelerator)
+        norm = float(clip_grad_norm_(parameters, self.settings.optimiser.clip))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"step {step}: the gradient is not finite ({norm}); {_ADVICE}")
+        facts = {"loss": mean_over_processes(loss, self.accelerator)}
+        if len(rows.named) > 1:
+            facts |= {name: mean_over_processes(row.mean(), self.accelerator) for name, row in rows.named.items()}
+        facts |= {"learning_rate": float(self.schedule.get_last_lr()[0]), "gradient_norm": norm}
+        self.optimiser.step()
+        self.schedule.step()
+        self.optimiser.zero_grad()
+        self.roster.after_step(step)
+        return facts
+
+    def evaluated(self, position: Position, validate: Validate, facts: Mapping[str, float], progress: Progress) -> Position:
+        """The position after a dev evaluation; the model is on disk where it is the best so far."""
+        value = of_main_process(validate(self.roster.student), self.accelerator)
+        if not math.isfinite(value):
+            raise FloatingPointError(f"step {position.step}: the dev value is {value}, expected a finite number; {_ADVICE}")
+        judged = position.judged(value)
+        if judged.best_step == position.step:
+            self.keep_model()
+        self.record(position, {**facts, "dev": value}, progress)
+        return judged
+
+    def record(self, position: Position, facts: Mapping[str, float], progress: Progress) -> None:
+        """The facts of a step to the log, the trackers and the caller."""
+        self.log.add(position.step, facts)
+        self.accelerator.log(dict(facts), step=position.step)
+        progress(position.step, facts)
+
+    def keep_model(self) -> None:
+        """The student as it is now becomes `folder`/model, at once or not at all."""
+        if self.accelerator.is_main_process:
+            with write_atomic(self.folder / MODEL) as path:
+                self.roster.student.save(path)
+        self.accelerator.wait_for_everyone()
+
+
+_ADVICE = "lower the learning rate, or train in float32; the last checkpoint is kept"
+
+
+def _check_finite(rows: RowLosses, batch: Batch, step: int) -> None:
+    """FloatingPointError that names the step and the queries, before anything moves."""
+    bad = ~torch.isfinite(rows.total.detach())
+    if bad.any():
+        ids = [batch.queries[int(row)].id for row in bad.nonzero().flatten()]
+        raise FloatingPointError(
+            f"step {step}: the loss of {len(ids)} of {len(bad)} queries is not finite, among them {ids[:5]}; {_ADVICE}"
+        )
