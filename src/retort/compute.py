@@ -9,17 +9,19 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from jaxtyping import Int64
+from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -39,6 +41,7 @@ def accelerator(settings: Compute, *, tracking: Path | None = None) -> Accelerat
         mixed_precision="bf16" if _bfloat16(settings.precision, on_cpu=on_cpu) else "no",
         log_with=list(settings.trackers) if tracking and settings.trackers else None,
         project_dir=str(tracking) if tracking else None,
+        step_scheduler_with_optimizer=False,  # else every schedule advances once per process at each step
     )
 
 
@@ -95,10 +98,67 @@ def linear_schedule(optimiser: Optimizer, *, warmup_steps: int, steps: int) -> L
     return LambdaLR(optimiser, factor)
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, position: dict[str, object]) -> None:
+def mean_gradients(parameters: Iterable[Parameter], accelerator: Accelerator) -> None:
+    """Every gradient becomes its mean over the processes, in place; with even shares, the gradient of the whole batch.
+
+    For models that are trained without a DistributedDataParallel wrapper, because their gradient is made in several
+    backward passes (gradient caching) and must be exchanged once. The gradients travel as one flat tensor.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if accelerator.num_processes == 1 or not gradients:
+        return
+    flat = _reduced(torch.cat([gradient.flatten() for gradient in gradients]), "mean", accelerator)
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, mean in zip(gradients, parts, strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def mean_over_processes(value: Tensor, accelerator: Accelerator) -> float:
+    """The mean of a one-number tensor over the processes, the same in each."""
+    return float(_reduced(value, "mean", accelerator))
+
+
+def sum_over_processes(value: Tensor, accelerator: Accelerator) -> float:
+    """The sum of a one-number tensor over the processes, the same in each."""
+    return float(_reduced(value, "sum", accelerator))
+
+
+def of_main_process(value: float, accelerator: Accelerator) -> float:
+    """The main process's value in every process, so that all of them decide alike."""
+    return float(cast(Tensor, broadcast(torch.tensor(value, dtype=torch.float64, device=accelerator.device))))
+
+
+def _reduced(value: Tensor, reduction: str, accelerator: Accelerator) -> Tensor:
+    return cast(Tensor, accelerator.reduce(value.detach(), reduction=reduction))
+
+
+@contextmanager
+def tracked(accelerator: Accelerator, name: str, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Trackers that were asked for are open inside, under the run `name` with its flattened settings; closed afterwards."""
+    accelerator.init_trackers(name, config=_flat(settings))
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        accelerator.trackers = []
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of "a.b" names with values that every tracker takes."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, str | int | float) else json.dumps(value)
+    return flat
+
+
+def save_checkpoint(accelerator: Accelerator, folder: Path, position: Mapping[str, Any]) -> None:
     """Model, optimiser, schedule and random states of all processes with the `position` reached, atomically."""
     accelerator.wait_for_everyone()
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary = folder.with_name(f".{folder.name}.state")  # not write_atomic's own name, which it empties first
     accelerator.save_state(str(temporary), safe_serialization=False)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -108,7 +168,7 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, position: dict[str, 
     accelerator.wait_for_everyone()
 
 
-def load_checkpoint(accelerator: Accelerator, folder: Path) -> dict[str, object] | None:
+def load_checkpoint(accelerator: Accelerator, folder: Path) -> dict[str, Any] | None:
     """The position that the checkpoint in `folder` reached, its state restored; None where there is no checkpoint."""
     if not (folder / "position.json").exists():
         return None
@@ -157,22 +217,28 @@ class Meter:
 
 
 @contextmanager
-def measured(folder: Path, unit: str) -> Iterator[Meter]:
-    """A meter whose seconds, items and peak memory are added to the costs of earlier, interrupted attempts in `folder`."""
+def measured(folder: Path, unit: str, *, write: bool = True) -> Iterator[Meter]:
+    """A meter whose seconds, items and peak memory are added to the costs of earlier, interrupted attempts in `folder`.
+
+    With `write` False (a process that is not the main one) nothing is written.
+    """
     meter = Meter(unit)
     try:
         yield meter
     finally:
-        before = read_json(folder / COST) if (folder / COST).exists() else {"seconds": 0.0, "items": 0, "peak_mb": 0.0}
-        write_json(
-            folder / COST,
-            {
-                "seconds": before["seconds"] + time.perf_counter() - meter.started,
-                "items": before["items"] + meter.items,
-                "unit": unit,
-                "peak_mb": max(before["peak_mb"], peak_megabytes()),
-            },
-        )
+        if write:
+            _add_cost(folder, meter)
+
+
+def _add_cost(folder: Path, meter: Meter) -> None:
+    before = read_json(folder / COST) if (folder / COST).exists() else {"seconds": 0.0, "items": 0, "peak_mb": 0.0}
+    cost = {
+        "seconds": before["seconds"] + time.perf_counter() - meter.started,
+        "items": before["items"] + meter.items,
+        "unit": meter.unit,
+        "peak_mb": max(before["peak_mb"], peak_megabytes()),
+    }
+    write_json(folder / COST, cost)
 
 
 def peak_megabytes() -> float:
