@@ -9,14 +9,17 @@ import inspect
 import io
 import pkgutil
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 
 import numpy as np
 
 PLAIN = (type(None), bool, int, float, str)  # defaults that print alike in every process
+DEFAULT_CHARACTERS = 24  # a longer default is text or a path, not a value to compare
 
 # The namespaces that the manuals document. A package that is not listed here is walked whole.
 NAMESPACES = {
@@ -26,31 +29,29 @@ NAMESPACES = {
         graphlib gzip hashlib heapq hmac html html.parser http.client http.cookiejar http.server imaplib importlib
         importlib.metadata importlib.resources inspect io ipaddress itertools json keyword linecache locale logging
         logging.config logging.handlers lzma mailbox math mimetypes mmap multiprocessing multiprocessing.pool
-        multiprocessing.shared_memory numbers operator os os.path pathlib pdb pickle pkgutil platform plistlib poplib
+        multiprocessing.shared_memory numbers operator os os.path pathlib pickle pkgutil platform plistlib poplib
         pprint profile pstats queue quopri random re sched secrets select selectors shelve shlex shutil signal site
         smtplib socket socketserver sqlite3 ssl stat statistics string struct subprocess symtable sys sysconfig tarfile
         tempfile textwrap threading time timeit tokenize tomllib trace traceback tracemalloc types typing unicodedata
         unittest unittest.mock urllib.error urllib.parse urllib.request urllib.robotparser uuid venv warnings wave
         weakref webbrowser xml.dom.minidom xml.etree.ElementTree xml.sax.saxutils xmlrpc.client zipapp zipfile zlib
         zoneinfo""",
-    "numpy": """numpy numpy.char numpy.ctypeslib numpy.fft numpy.lib.format numpy.lib.scimath numpy.lib.stride_tricks
-        numpy.linalg numpy.ma numpy.polynomial numpy.polynomial.polynomial numpy.random numpy.rec numpy.strings
-        numpy.testing""",
-    "scipy": """scipy.cluster.hierarchy scipy.cluster.vq scipy.constants scipy.differentiate scipy.fft scipy.integrate
-        scipy.interpolate scipy.io scipy.io.wavfile scipy.linalg scipy.ndimage scipy.optimize scipy.signal
-        scipy.signal.windows scipy.sparse scipy.sparse.csgraph scipy.sparse.linalg scipy.spatial scipy.spatial.distance
+    "numpy": """numpy numpy.fft numpy.lib.format numpy.lib.scimath numpy.lib.stride_tricks numpy.linalg
+        numpy.polynomial numpy.polynomial.polynomial numpy.random numpy.strings numpy.testing""",
+    "scipy": """scipy.cluster.hierarchy scipy.cluster.vq scipy.differentiate scipy.fft scipy.integrate scipy.interpolate
+        scipy.io scipy.io.wavfile scipy.linalg scipy.ndimage scipy.optimize scipy.signal scipy.signal.windows
+        scipy.sparse scipy.sparse.csgraph scipy.sparse.linalg scipy.spatial scipy.spatial.distance
         scipy.spatial.transform scipy.special scipy.stats scipy.stats.qmc""",
-    "torch": """torch torch.amp torch.autograd torch.autograd.functional torch.cuda torch.distributions torch.fft
-        torch.func torch.hub torch.jit torch.linalg torch.nn torch.nn.functional torch.nn.init torch.nn.utils
+    "torch": """torch torch.autograd torch.autograd.functional torch.cuda torch.distributions torch.fft torch.func
+        torch.hub torch.linalg torch.nn torch.nn.functional torch.nn.init torch.nn.utils
         torch.nn.utils.parametrizations torch.nn.utils.parametrize torch.nn.utils.prune torch.nn.utils.rnn torch.optim
-        torch.optim.lr_scheduler torch.optim.swa_utils torch.profiler torch.random torch.signal.windows torch.sparse
-        torch.special torch.utils.benchmark torch.utils.checkpoint torch.utils.data""",
+        torch.optim.lr_scheduler torch.optim.swa_utils torch.profiler torch.random torch.special torch.utils.benchmark
+        torch.utils.checkpoint torch.utils.data""",
     "transformers": """transformers.cache_utils transformers.configuration_utils transformers.data.data_collator
         transformers.feature_extraction_utils transformers.generation transformers.hf_argparser
-        transformers.image_transforms transformers.modeling_utils transformers.optimization transformers.pipelines
-        transformers.processing_utils transformers.tokenization_utils_base transformers.trainer
-        transformers.trainer_callback transformers.trainer_pt_utils transformers.trainer_utils
-        transformers.training_args""",
+        transformers.modeling_utils transformers.optimization transformers.pipelines transformers.processing_utils
+        transformers.tokenization_utils_base transformers.trainer transformers.trainer_callback
+        transformers.trainer_utils transformers.training_args""",
 }
 _SKIPPED_MODULE = re.compile(r"(^|\.)(_.*|tests?|testing|conftest|setup|distutils)$")
 _Rank = tuple[int, bool, int, str]  # smaller is the better name; the last is the qualified name
@@ -72,23 +73,24 @@ def documented(packages: Sequence[str], *, words: int = 0) -> list[Documented]:
     its home module, then the shortest. Warnings and prints of imported modules are silenced; a module that cannot be
     imported is left out. "stdlib" stands for the standard library.
 
-    >>> [found.name for found in documented(["bisect"], words=50)]
-    ['bisect.bisect_left', 'bisect.bisect_right', 'bisect.insort_left', 'bisect.insort_right']
+    >>> [(one.name, one.signature) for one in documented(["bisect"], words=50)]
+    [('bisect.bisect', '(a, x, lo=0, hi=None, *, key=None)'), ('bisect.bisect_left', '(a, x, lo=0, hi=None, *, key=None)')]
     """
     best: dict[str, tuple[_Rank, object]] = {}
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        for package in packages:
-            for module in _modules(package):
-                for rank, value in _objects(module):
-                    document = inspect.cleandoc(value.__doc__ or "")
-                    if len(document.split()) > words and (document not in best or rank < best[document][0]):
-                        best[document] = (rank, value)
+        # all imports come first, because one package edits docstrings of another (SciPy those of NumPy)
+        modules = [pair for package in packages for pair in _modules(package)]
+        for name, module in modules:
+            for rank, value in _objects(name, module):
+                document = inspect.cleandoc(str(value.__doc__ or ""))
+                if len(document.split()) > words and (document not in best or rank < best[document][0]):
+                    best[document] = (rank, value)
         found = [Documented(rank[-1], _signature(value), document) for document, (rank, value) in best.items()]
     return sorted(found, key=lambda one: one.name)
 
 
-def _modules(package: str) -> Iterator[ModuleType]:
+def _modules(package: str) -> Iterator[tuple[str, ModuleType]]:
     """The documented namespaces of `package`; all its public modules where it is not listed."""
     listed = NAMESPACES.get(package, "").split()
     for name in listed or [package]:
@@ -96,7 +98,7 @@ def _modules(package: str) -> Iterator[ModuleType]:
             module = importlib.import_module(name)
         except (Exception, SystemExit):  # an optional dependency or another platform: the module is not for us
             continue
-        yield module
+        yield name, module
         if not listed:
             inner = sorted(f"{name}.{info.name}" for info in pkgutil.iter_modules(getattr(module, "__path__", [])))
             for submodule in inner:
@@ -104,38 +106,57 @@ def _modules(package: str) -> Iterator[ModuleType]:
                     yield from _modules(submodule)
 
 
-def _objects(module: ModuleType) -> Iterator[tuple[_Rank, object]]:
+def _objects(namespace: str, module: ModuleType) -> Iterator[tuple[_Rank, object]]:
     """The public functions and classes of `module` and the methods of these classes, each with a rank for its name."""
-    top = importlib.import_module(module.__name__.partition(".")[0])
+    package = namespace.partition(".")[0]
+    known = _names(package)
     for name in _public(module):
         value = _get(module, name)
         if not (inspect.isclass(value) or _is_routine(value)):
             continue
-        home = module if name not in dir(top) or _get(top, name) is not value else top
-        owner = name if home.__name__ == "builtins" else f"{home.__name__}.{name}"
-        foreign = getattr(value, "__module__", None) != home.__name__
+        home = package if name in known and _get(sys.modules[package], name) is value else namespace
+        owner = name if home == "builtins" else f"{home}.{name}"
+        foreign = getattr(value, "__module__", None) != home
         yield _rank(owner, foreign), value
         for method, routine in _methods(value):
             yield _rank(f"{owner}.{method}", foreign), routine
 
 
 def _public(module: ModuleType) -> list[str]:
-    """`__all__`, or the names without an underscore that come from the module's own package."""
+    """`__all__`, or what comes from the module, its inside or its private relatives; no name with an underscore."""
     if listed := getattr(module, "__all__", None):
-        return sorted(set(listed))
-    top = module.__name__.partition(".")[0]
-    origins = {name: getattr(_get(module, name), "__module__", None) or top for name in dir(module) if name[0] != "_"}
-    return sorted(name for name, origin in origins.items() if origin.partition(".")[0].lstrip("_") == top)
+        return sorted(name for name in set(listed) if name[0] != "_")
+    return sorted(name for name in dir(module) if name[0] != "_" and _is_own(_get(module, name), module.__name__))
+
+
+@lru_cache(maxsize=1)  # the lazy `dir(transformers)` takes a second, and its modules are walked one after another
+def _names(package: str) -> frozenset[str]:
+    return frozenset(dir(sys.modules[package]))
+
+
+def _is_own(value: object, module: str) -> bool:
+    origin = getattr(value, "__module__", None) or module
+    relative = _is_private(origin) and _package(value) == module.partition(".")[0]
+    return relative or f"{origin}.".startswith(f"{module}.")
 
 
 def _methods(owner: object) -> Iterator[tuple[str, object]]:
-    """The public methods that a class defines itself or takes over from private bases."""
+    """The public methods that a class defines itself or takes over from private bases, none that others patched in."""
     bases = owner.__mro__ if inspect.isclass(owner) else ()
-    private = [base for base in bases[1:] if re.search(r"(^|\.)_", f"{base.__module__}.{base.__name__}")]
+    private = [base for base in bases[1:] if _is_private(f"{base.__module__}.{base.__name__}")]
     for name in sorted({name for base in [*bases[:1], *private] for name in vars(base) if name[0] != "_"}):
         value = _get(owner, name)
-        if _is_routine(value):
+        if _is_routine(value) and _package(value) in ("", *map(_package, [owner, *private])):
             yield name, value
+
+
+def _package(value: object) -> str:
+    """The top-level package that says it defines `value`, without the underscore of a C module; "" where none does."""
+    return (getattr(value, "__module__", None) or "").partition(".")[0].lstrip("_")
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") or "._" in name
 
 
 def _is_routine(value: object) -> bool:
@@ -160,7 +181,19 @@ def _signature(value: object) -> str:
         parameters = list(inspect.signature(value).parameters.values())  # type: ignore[arg-type]
     except Exception:
         return ""
-    parts, last = [], inspect.Parameter.POSITIONAL_ONLY
-    for parameter in parameters:
-        ...
-    return parts
+    shown = [parameter for i, parameter in enumerate(parameters) if i or parameter.name not in ("self", "cls")]
+    parts: list[str] = []
+    for i, parameter in enumerate(shown):
+        before = shown[i - 1].kind if i else None
+        if parameter.kind == parameter.KEYWORD_ONLY and before not in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL):
+            parts.append("*")
+        parts.append(_parameter(parameter))
+    return "" if parts == ["*args", "**kwargs"] else f"({', '.join(parts)})"
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    if parameter.default is parameter.empty:
+        return stars + parameter.name
+    shown = repr(parameter.default) if type(parameter.default) in PLAIN else "..."
+    return f"{parameter.name}={shown if len(shown) <= DEFAULT_CHARACTERS else '...'}"

@@ -6,10 +6,12 @@ What to document and what to ask about it is decided in `docstrings.py`.
 import inspect
 import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 # Parts that say nothing about the object itself, or that hold the summaries of its neighbours
-_SKIPPED_SECTION = re.compile(r"(see also|examples?|references|methods|array api standard support)$", re.IGNORECASE)
+_SKIPPED_SECTION = re.compile(r"(see also|examples?|references|methods|raises|warns)$", re.IGNORECASE)
 _UNDERLINE = re.compile(r"\s*([-=~^])\1{2,}\s*$")
+_SUPPORT_TABLE = "**Array API Standard Support**"  # SciPy's, the same in a thousand docstrings; ends with its section
 _BLOCK = re.compile(r"\s*\.\. (math|plot|code|code-block|testcode|testoutput|doctest|image|figure)::|(?!\s*\.\.).*::\s*$")
 _EXAMPLE_HEAD = re.compile(r"\s*(examples?|usage)\s*:*\s*$", re.IGNORECASE)
 _MARKUP = (
@@ -18,23 +20,28 @@ _MARKUP = (
     (re.compile(r"\[([^\]]+)\]\([^)\s]+\)"), r"\1"),  # [a link](address)
     (re.compile(r"\[?`+~?([^`]*)`+_*\]?"), r"\1"),  # `code`, [`Trainer`]
     (re.compile(r"\*\*([^*\s][^*]*)\*\*"), r"\1"),  # **bold**
+    (re.compile(r"\.\. (version\w+|deprecated)::( v?\d[\d.]*)?"), ""),
     (re.compile(r"\.\. [\w-]+::|</?Tip[^>]*>|\s\[\w+\]_"), ""),  # a directive, a call-out, a citation
     (re.compile(r" at 0x[0-9a-fA-F]+"), ""),  # a memory address, which differs from process to process
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
+_CALL = re.compile(r"(?:[\w.]+\.)?(\w+)\s?(?=\()")
 _SIGNATURE_WORDS = 30  # TrainingArguments has more than a hundred parameters
 
 
 def prose(document: str) -> list[str]:
-    """The lines of `document` that a reader would read, without markup; "" stands between paragraphs.
+    r"""The lines of `document` that a reader would read, without markup; "" stands between paragraphs.
 
     Left out: numpydoc sections of examples, references and related functions, doctests, code and formula blocks.
 
-    >>> prose("Add :func:`it` up.\\n\\nSee Also\\n--------\\nsub : Take away.\\n\\nNotes\\n-----\\nFast.")
+    >>> prose("Add :func:`it` up.\n\nSee Also\n--------\nsub : Take away.\n\nNotes\n-----\nFast.")
     ['Add it up.', '', 'Notes', 'Fast.']
     """
-    lines = [_plain(line) for line in _without_code(_without_sections(inspect.cleandoc(document).splitlines()))]
-    return [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
+    text = "\n".join(_without_code(_without_sections(inspect.cleandoc(document).splitlines())))
+    for pattern, replacement in _MARKUP:
+        text = pattern.sub(replacement, text)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    return [line for i, line in enumerate(lines) if line or any(lines[i - 1 : i])]
 
 
 def without_signature(lines: Sequence[str], name: str) -> tuple[str, list[str]]:
@@ -45,9 +52,8 @@ def without_signature(lines: Sequence[str], name: str) -> tuple[str, list[str]]:
     >>> without_signature(["pow(x, y) -> float", "", "x to the power of y."], "pow")
     ('(x, y)', ['x to the power of y.'])
     """
-    head = re.compile(rf"(?:[\w.]+\.)?{re.escape(name)}\s?(?=\()")
     text, signature = "\n".join(lines), ""
-    while match := head.match(text):
+    while (match := _CALL.match(text)) and match[1] == name:
         end = _closing(text, match.end())
         signature = signature or " ".join(text[match.end() : end].split())
         line, newline, rest = text[end:].partition("\n")
@@ -70,11 +76,11 @@ def split_summary(lines: Sequence[str]) -> tuple[str, list[str]]:
     """
     end = next((i for i, line in enumerate(lines) if not line), len(lines))
     sentences = _SENTENCE_END.split(" ".join(lines[:end]), maxsplit=1)
-    return sentences[0].strip().rstrip(".").strip(), [*sentences[1:], *lines[end + (len(sentences) == 1) :]]
+    return sentences[0].strip(" .:"), [*sentences[1:], *lines[end + (len(sentences) == 1) :]]
 
 
 def pieces(lines: Sequence[str], words: int) -> list[str]:
-    """`lines` joined and cut into pieces of at most `words` words, at sentence ends or else at line ends.
+    """`lines` joined and cut into pieces of about `words` words, at sentence ends or else at line ends.
 
     A piece ends at the last sentence or paragraph end of its second half, or at a line end where there is none there.
     A last piece of less than a quarter joins the one before it; a single line longer than `words` stays whole.
@@ -82,37 +88,44 @@ def pieces(lines: Sequence[str], words: int) -> list[str]:
     >>> pieces(["One two. Three", "four five six.", "", "Seven eight nine."], 4)
     ['One two.', 'Three four five six.', 'Seven eight nine.']
     """
-    found: list[list[tuple[str, bool]]] = [[]]
+    found: list[list[_Atom]] = [[]]
     for atom in _atoms(lines):
         current = found[-1]
-        if current and _count(current) + _count([atom]) > words:
-            cuts = [i for i, (_, ends) in enumerate(current, start=1) if ends and 2 * _count(current[:i]) >= words]
+        if current and _total(current) + atom.words > words:
+            cuts = [i for i, one in enumerate(current, start=1) if one.ends and 2 * _total(current[:i]) >= words]
             cut = cuts[-1] if cuts else len(current)
             found[-1:] = [current[:cut], current[cut:]]
         found[-1].append(atom)
-    if len(found) > 1 and 4 * _count(found[-1]) < words:
+    if len(found) > 1 and 4 * _total(found[-1]) < words:
         found[-2:] = [found[-2] + found[-1]]
-    return [" ".join(text for text, _ in piece) for piece in found if piece]
+    return [" ".join(atom.text for atom in piece) for piece in found if piece]
 
 
-def _atoms(lines: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Sentences and parts of sentences that stand on one line, with whether a sentence or paragraph ends there."""
+class _Atom(NamedTuple):
+    """A sentence, or the part of one that stands on a line; `ends` where a sentence or a paragraph ends with it."""
+
+    text: str
+    words: int
+    ends: bool
+
+
+def _atoms(lines: Sequence[str]) -> Iterator[_Atom]:
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        parts = _SENTENCE_END.split(line.strip()) if line else []
+        parts = _SENTENCE_END.split(line) if line else []
         for i, part in enumerate(parts, start=1):
-            yield part, i < len(parts) or not following or part.endswith((".", "!", "?"))
+            yield _Atom(part, len(part.split()), i < len(parts) or not following or part.endswith((".", "!", "?")))
 
 
-def _count(atoms: Sequence[tuple[str, bool]]) -> int:
-    return sum(len(text.split()) for text, _ in atoms)
+def _total(atoms: Sequence[_Atom]) -> int:
+    return sum(atom.words for atom in atoms)
 
 
 def _without_sections(lines: Sequence[str]) -> Iterator[str]:
     """The lines without underlines and without the skipped numpydoc sections (a heading and a line of dashes)."""
     skipping = False
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        if _UNDERLINE.match(following) and line.strip():
-            skipping = bool(_SKIPPED_SECTION.match(line.strip()))
+        if (_UNDERLINE.match(following) and line.strip()) or _SUPPORT_TABLE in line:
+            skipping = _SUPPORT_TABLE in line or bool(_SKIPPED_SECTION.match(line.strip()))
         if not skipping and not _UNDERLINE.match(line):
             yield line
 
@@ -133,12 +146,6 @@ def _without_code(lines: Iterator[str]) -> Iterator[str]:
             block = indent
             line = re.sub(r"\s*\.\. .*|::\s*$", "", line)
         yield line
-
-
-def _plain(line: str) -> str:
-    for pattern, replacement in _MARKUP:
-        line = pattern.sub(replacement, line)
-    return " ".join(line.split())
 
 
 def _closing(text: str, start: int) -> int:

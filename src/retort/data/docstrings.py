@@ -2,84 +2,41 @@
 
 Passages are docstrings of public functions, classes and methods, cut to about 100 words. Train and dev questions are
 the summary lines, taken out of their passages; the test questions were written by hand (`docstring_questions.tsv`).
-The bytes depend on the versions of the documented packages and on nothing else.
+The bytes depend on the versions of Python and of the documented packages, and on nothing else. What is documented is
+found in `docstring_objects.py`, how a docstring becomes prose stands in `docstring_prose.py`.
 
 Every passage begins with the qualified name of its object (the first one with the parameters too), because
 `has_answer@k` looks into texts, never into titles, and the answer to a question is a name. A bare name that is also an
 everyday word ("copy", "get") would be found nearly everywhere; it is no answer, only its qualified name is.
 """
 
-import contextlib
-import csv
 import hashlib
-import importlib
-import inspect
-import io
-import pkgutil
 import re
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
-
+from retort.data.docstring_objects import Documented, documented
 from retort.data.docstring_prose import pieces, prose, short_signature, split_summary, without_signature
 from retort.records import Passage, Qrels, Query
 from retort.text import has_answer
 
-QUESTIONS = Path(__file__).with_name("docstring_questions.tsv")
+QUESTIONS = Path(__file__).with_name("docstring_questions.tsv")  # question, tab, qualified names with spaces between
 SPLITS = ("train", "dev", "test")
 DEFAULT = "stdlib,numpy,scipy,torch,transformers"
-WORDS = 100  # of a passage, as DPR cuts Wikipedia
-PASSAGES = 4  # of one object: what it does comes first, and 3,000 words on one class would drown the others
-DOCUMENT_WORDS = 20  # a docstring needs more
-QUESTION_WORDS = (4, 30)
-BODY_WORDS = 12  # what has to be left of a docstring without its summary
+WORDS = 100  # of a passage without its name and parameters, as DPR cuts Wikipedia
+PASSAGES = 2  # of one object: what it does comes first, and 3,000 words on one class would drown the others
+DOCUMENT_WORDS = 20  # a docstring needs more, examples and lists of related functions not counted
+QUESTION_WORDS = (4, 30)  # of a summary that is a question
+BODY_WORDS = 15  # what has to be left of a docstring without its summary
 DEV_SHARE = 0.1
-COMMON_SHARE = 0.01  # a bare name that more docstrings than this hold as a word does not tell its object
-PLAIN = (type(None), bool, int, float, str)  # defaults that print alike in every process
+COMMON_SHARE = 0.01  # a bare name that more docstrings than this (and than COMMON_OBJECTS) hold is an everyday word
+COMMON_OBJECTS = 10
 
-# The namespaces that the manuals document. A package that is not listed here is walked whole.
-NAMESPACES = {
-    "stdlib": """abc argparse array ast asyncio base64 bisect builtins bz2 calendar cmath codecs collections
-        collections.abc concurrent.futures configparser contextlib copy csv ctypes dataclasses datetime decimal difflib
-        dis email.message email.utils enum filecmp fileinput fnmatch fractions ftplib functools gc getpass gettext glob
-        graphlib gzip hashlib heapq hmac html html.parser http.client http.cookiejar http.server imaplib importlib
-        importlib.metadata importlib.resources inspect io ipaddress itertools json keyword linecache locale logging
-        logging.config logging.handlers lzma mailbox math mimetypes mmap multiprocessing multiprocessing.pool
-        multiprocessing.shared_memory numbers operator os os.path pathlib pdb pickle pkgutil platform plistlib poplib
-        pprint profile pstats queue quopri random re sched secrets select selectors shelve shlex shutil signal site
-        smtplib socket socketserver sqlite3 ssl stat statistics string struct subprocess symtable sys sysconfig tarfile
-        tempfile textwrap threading time timeit tokenize tomllib trace traceback tracemalloc types typing unicodedata
-        unittest unittest.mock urllib.error urllib.parse urllib.request urllib.robotparser uuid venv warnings wave
-        weakref webbrowser xml.dom.minidom xml.etree.ElementTree xml.sax.saxutils xmlrpc.client zipapp zipfile zlib
-        zoneinfo""",
-    "numpy": """numpy numpy.char numpy.ctypeslib numpy.fft numpy.lib.format numpy.lib.scimath numpy.lib.stride_tricks
-        numpy.linalg numpy.ma numpy.polynomial numpy.polynomial.polynomial numpy.random numpy.rec numpy.strings
-        numpy.testing""",
-    "scipy": """scipy.cluster.hierarchy scipy.cluster.vq scipy.constants scipy.differentiate scipy.fft scipy.integrate
-        scipy.interpolate scipy.io scipy.io.wavfile scipy.linalg scipy.ndimage scipy.optimize scipy.signal
-        scipy.signal.windows scipy.sparse scipy.sparse.csgraph scipy.sparse.linalg scipy.spatial scipy.spatial.distance
-        scipy.spatial.transform scipy.special scipy.stats scipy.stats.qmc""",
-    "torch": """torch torch.amp torch.autograd torch.autograd.functional torch.cuda torch.distributions torch.fft
-        torch.func torch.hub torch.jit torch.linalg torch.nn torch.nn.functional torch.nn.init torch.nn.utils
-        torch.nn.utils.parametrizations torch.nn.utils.parametrize torch.nn.utils.prune torch.nn.utils.rnn torch.optim
-        torch.optim.lr_scheduler torch.optim.swa_utils torch.profiler torch.random torch.signal.windows torch.sparse
-        torch.special torch.utils.benchmark torch.utils.checkpoint torch.utils.data""",
-    "transformers": """transformers.cache_utils transformers.configuration_utils transformers.data.data_collator
-        transformers.feature_extraction_utils transformers.generation transformers.hf_argparser
-        transformers.image_transforms transformers.modeling_utils transformers.optimization transformers.pipelines
-        transformers.processing_utils transformers.tokenization_utils_base transformers.trainer
-        transformers.trainer_callback transformers.trainer_pt_utils transformers.trainer_utils
-        transformers.training_args""",
-}
-_SKIPPED_MODULE = re.compile(r"(^|\.)(_|tests?\b|testing\b|conftest\b|setup\b|distutils\b)")
 _BOILERPLATE = re.compile(
     r"(deprecated|alias|see |same as|like |identical|equivalent|inherited|overrid|implement|helper|internal|wrapper|"
     r"base class|abstract|this (is|class|function|method)|initiali[sz]e self|note|warning|return self)",
@@ -89,7 +46,7 @@ _BOILERPLATE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A documented object; `summary` is "" where it makes no question and is the first of `lines`."""
+    """A documented object; `summary` is its question, or "" where it makes none and stands first in `lines`."""
 
     name: str
     signature: str
@@ -112,12 +69,13 @@ def passages(spec: str = "") -> Iterator[Passage]:
     """The docstrings as passages of about 100 words: title = qualified name, id = qualified name, "#" and a number.
 
     `spec` names packages ("stdlib" is the standard library, empty is the demo's choice) and may go on with ";limit=N"
-    (so many objects, drawn by a hash of their names; those that the test questions accept are always in) and
-    ";words=N". Left out: examples, references, lists of related functions, all after the fourth passage of an object.
+    and ";words=N". The limit counts objects: those that a test question accepts (all of them, even beyond N), then
+    those with a question of their own, then others, each in the order of a hash of the name. Left out are examples,
+    references, lists of related functions, and what follows the second passage of an object.
     ValueError: a package that is not installed, an option that is unknown or no positive number.
 
     >>> next(passages("textwrap")).text[:46]
-    "textwrap.TextWrapper(width=70, initial_indent="
+    'textwrap.TextWrapper(width=70, initial_indent='
     """
     options = _parse(spec)
     for entry in _selected(options):
@@ -133,47 +91,44 @@ def questions(spec: str = "", split: str | None = None) -> list[Query]:
     that a test question accepts, so that no object of the test is trained on. test: the questions written by hand,
     id = "how-" and a number; a question is left out where the corpus holds none of its objects.
     """
-    if split not in (None, *SPLITS):
-        raise ValueError(f"split {split!r} is unknown: expected one of {', '.join(SPLITS)}, or None for all")
-    return [query for part, query, _ in _asked(_parse(spec)) if split in (None, part)]
+    return [query for query, _ in _asked(_parse(spec), split)]
 
 
 def qrels(spec: str = "", split: str | None = None) -> Qrels:
-    """Grade 1 for every passage of every object that answers a question. For evaluation only."""
+    """Grade 1 for every passage of every object that answers a question of the split. For evaluation only."""
     options = _parse(spec)
-    wanted = {query.id for query in questions(spec, split)}
     ids = {e.name: [f"{e.name}#{i}" for i in range(len(_texts(e, options.words)))] for e in _selected(options)}
-    return Qrels(
-        {
-            query.id: {passage: 1 for name in names for passage in ids[name]}
-            for _, query, names in _asked(options)
-            if query.id in wanted
-        }
-    )
+    return Qrels({q.id: {passage: 1 for name in names for passage in ids[name]} for q, names in _asked(options, split)})
+
+
+def _asked(options: _Spec, split: str | None) -> Iterator[tuple[Query, list[str]]]:
+    """The questions of a split in the order of `SPLITS`, with the names of the objects that answer them."""
+    if split not in (None, *SPLITS):
+        raise ValueError(f"split {split!r} is unknown: expected one of {', '.join(SPLITS)}, or None for all")
+    entries = {entry.name: entry for entry in _selected(options)}
+    accepted = _accepted()
+    for part in SPLITS[:2]:
+        for entry in entries.values():
+            dev = entry.name in accepted or _hash(entry.name) < DEV_SHARE
+            if entry.summary and part == ("dev" if dev else "train") and split in (None, part):
+                yield Query(entry.name, entry.summary, (entry.bare, entry.name)), [entry.name]
+    common = _documented(options.packages)[1]
+    for query in _written() if split in (None, "test") else ():
+        names = [name for name in query.answers if name in entries]
+        bare = [entries[name].bare for name in names if entries[name].bare.lower() not in common]
+        if names:
+            yield replace(query, answers=tuple(dict.fromkeys(bare + names))), names
 
 
 @lru_cache(maxsize=1)
-def written() -> tuple[Query, ...]:
+def _written() -> tuple[Query, ...]:
     """The questions written by hand as the table has them: answers = qualified names, whether installed or not."""
-    with QUESTIONS.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file, delimiter="\t"))[1:]
+    rows = [line.split("\t") for line in QUESTIONS.read_text(encoding="utf-8").splitlines()[1:]]
     return tuple(Query(f"how-{i:03}", text, tuple(names.split())) for i, (text, names) in enumerate(rows, start=1))
 
 
-def _asked(options: _Spec) -> Iterator[tuple[str, Query, list[str]]]:
-    """Split, question and names of the objects that answer it."""
-    entries = {entry.name: entry for entry in _selected(options)}
-    common = _documented(options.packages)[1]
-    accepted = {name for query in written() for name in query.answers}
-    for entry in entries.values():
-        if entry.summary:
-            part = "dev" if entry.name in accepted or _hash(entry.name) < DEV_SHARE else "train"
-            yield part, Query(entry.name, entry.summary, (entry.bare, entry.name)), [entry.name]
-    for query in written():
-        found = [entries[name] for name in query.answers if name in entries]
-        if found:
-            answers = [e.bare for e in found if e.bare.lower() not in common] + [e.name for e in found]
-            yield "test", replace(query, answers=tuple(dict.fromkeys(answers))), [e.name for e in found]
+def _accepted() -> frozenset[str]:
+    return frozenset(name for query in _written() for name in query.answers)
 
 
 def _parse(spec: str) -> _Spec:
@@ -195,11 +150,11 @@ def _parse(spec: str) -> _Spec:
 
 
 def _selected(options: _Spec) -> list[_Entry]:
-    """The entries within the limit, by name."""
+    """The entries within the limit, by name; a small corpus keeps as many questions as it can."""
+    accepted = _accepted()
     entries = _documented(options.packages)[0]
-    accepted = {name for query in written() for name in query.answers}
     always = sum(entry.name in accepted for entry in entries)
-    drawn = sorted(entries, key=lambda entry: (entry.name not in accepted, _hash(entry.name)))
+    drawn = sorted(entries, key=lambda entry: (entry.name not in accepted, not entry.summary, _hash(entry.name)))
     return sorted(drawn[: max(always, options.limit)], key=lambda entry: entry.name)
 
 
@@ -216,14 +171,43 @@ def _texts(entry: _Entry, words: int) -> list[str]:
 
 @lru_cache(maxsize=4)
 def _documented(packages: tuple[str, ...]) -> tuple[tuple[_Entry, ...], frozenset[str]]:
-    """Every documented object once, by name, and the bare names that are everyday words in these docstrings."""
-    best: dict[str, tuple[tuple, object]] = {}
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for module in (module for package in packages for module in _modules(package)):
-            for rank, value in _objects(module):
-                document = inspect.cleandoc(value.__doc__ or "")
-                if len(document.split()) > DOCUMENT_WORDS and (document not in best or rank < best[document][0]):
-                    best[document] = (rank, value)
-        entries = sorted((_entry(rank[-1], *pair) for pair in 0), key=lambda e: e.name)
-    return entries
+    """The entries of `packages` by name, and the bare names that are everyday words in their docstrings."""
+    entries = [_entry(one) for one in documented(packages, words=DOCUMENT_WORDS)]
+    entries = [entry for entry in entries if len(_prose(entry).split()) > DOCUMENT_WORDS]
+    times = Counter(entry.summary.lower() for entry in entries)
+    holders = Counter(word for entry in entries for word in _words(_prose(entry)))
+    least = max(COMMON_OBJECTS, COMMON_SHARE * len(entries))
+    common = frozenset(entry.bare.lower() for entry in entries if holders[entry.bare.lower()] > least)
+    return tuple(e if times[e.summary.lower()] == 1 and _asks(e, common) else _whole(e) for e in entries), common
+
+
+def _entry(one: Documented) -> _Entry:
+    signature, lines = without_signature(prose(one.document), one.name.rpartition(".")[2])
+    summary, rest = split_summary(lines)
+    return _Entry(one.name, short_signature(one.signature) or signature, summary, tuple(rest))
+
+
+def _prose(entry: _Entry) -> str:
+    return " ".join([entry.summary, *entry.lines])
+
+
+def _words(text: str) -> set[str]:
+    """Identifiers and their parts in lower case: "nan_max" is also "nan" and "max", as has_answer would find them."""
+    return {*re.findall(r"\w+", text.lower()), *re.findall(r"[^\W_]+", text.lower())}
+
+
+def _whole(entry: _Entry) -> _Entry:
+    """The entry with its summary back in its lines."""
+    dot = "" if entry.summary.endswith(("?", "!")) else "."
+    return replace(entry, summary="", lines=(entry.summary + dot, *entry.lines))
+
+
+def _asks(entry: _Entry, common: frozenset[str]) -> bool:
+    """Whether the summary is a question that only this object answers, and the lines can answer it."""
+    return (
+        QUESTION_WORDS[0] <= len(entry.summary.split()) <= QUESTION_WORDS[1]
+        and len(" ".join(entry.lines).split()) >= BODY_WORDS
+        and entry.bare.lower() not in common
+        and not has_answer([entry.bare], entry.summary)
+        and not _BOILERPLATE.match(entry.summary)
+    )
