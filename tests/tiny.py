@@ -3,11 +3,25 @@
 import string
 from pathlib import Path
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertModel,
+    EncoderDecoderModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from retort.records import Corpus, Passage, Query, Run
+from retort.teachers.fid.loading import warm_start
+from retort.teachers.fid.model import Reader
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXT = """
@@ -71,3 +85,66 @@ def tiny_student(folder: Path, *, seed: int = 0, dropout: float = 0.0) -> Path:
     model = SentenceTransformer(modules=[encoder, Pooling(encoder.get_embedding_dimension(), "mean")], device="cpu")
     model.save(str(folder / "student"), create_model_card=False)
     return folder / "student"
+
+
+def tiny_world(*, passages: int = 14, queries: int = 6, seed: int = 0) -> tuple[Corpus, list[Query], Run]:
+    """A corpus of random sentences of different lengths, some without title; queries; and a full labelling of both."""
+    rng = np.random.default_rng(seed)
+
+    def sentence(low: int, high: int) -> str:
+        return " ".join(rng.choice(WORDS, int(rng.integers(low, high))))
+
+    corpus = Corpus.from_passages(
+        Passage(f"p{i}", sentence(1, 3) if i % 3 else "", sentence(3, 25)) for i in range(passages)
+    )
+    asked = [Query(f"q{i}", sentence(3, 9), (sentence(1, 2),)) for i in range(queries)]
+    rows = [rng.permutation(passages)[: passages - i % 3] for i in range(queries)]
+    labels = Run.build("teacher", [query.id for query in asked], rows, [2 * rng.standard_normal(len(r)) for r in rows])
+    return corpus, asked, labels
+
+
+def tiny_t5(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, dropout: float = 0.0) -> T5ForConditionalGeneration:
+    """A random T5 of two layers on the tiny tokeniser; it starts from the pad and ends with [SEP]."""
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=24, d_kv=12, d_ff=48, num_layers=2, num_heads=2, relative_attention_num_buckets=8,
+        dropout_rate=dropout, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.sep_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return T5ForConditionalGeneration(config)
+
+
+def tiny_bart(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, dropout: float = 0.0) -> BartForConditionalGeneration:
+    """A random BART of two layers on the tiny tokeniser; it starts from [CLS] and ends with [SEP]."""
+    config = BartConfig(
+        vocab_size=len(tokenizer), d_model=24, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=64, dropout=dropout,
+        attention_dropout=0.0, init_std=0.2, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id, decoder_start_token_id=tokenizer.cls_token_id, forced_eos_token_id=None,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BartForConditionalGeneration(config)
+
+
+def tiny_bert2bert(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, dropout: float = 0.0) -> EncoderDecoderModel:
+    """A random BERT encoder of two layers with a decoder of one, warm-started from it."""
+    encoder = tiny_bert(len(tokenizer), seed=seed, dropout=dropout)
+    encoder.pooler = None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return warm_start(encoder, tokenizer, decoder_layers=1)
+
+
+READERS = {"t5": tiny_t5, "bart": tiny_bart, "bert": tiny_bert2bert}
+
+
+def tiny_reader(
+    kind: str, tokenizer: PreTrainedTokenizerFast, *, copies: bool = False, seed: int = 0, dropout: float = 0.0
+) -> Reader:
+    """A random reader in evaluation mode: `kind` is "t5", "bart" or "bert"."""
+    model = READERS[kind](tokenizer, seed=seed, dropout=dropout)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Reader(model, tokenizer, copies=copies).eval()

@@ -1,8 +1,8 @@
 """Encoding a whole batch in the memory of one chunk: gradient caching (GradCache, Gao et al. 2021, arXiv 2101.06983).
 
 The texts are encoded in chunks of about one length, keeping the vectors and nothing in between. When the loss is
-backpropagated, each chunk is encoded once more, with the random state it had, and its vectors' gradient flows through it. The
-result is that of plain backpropagation; the price is one more forward pass, the gain that K = 100 fits where K = 4 fits.
+backpropagated, each chunk is encoded once more, with the random state it had, and its vectors' gradient flows through.
+The result is that of plain backpropagation; the price is one more forward pass, the gain that K = 100 fits where K = 4 fits.
 torch's activation checkpointing around each chunk does exactly this.
 """
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.scheduler import AcceleratedScheduler
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from retort.compute import (
     batch_rows,
@@ -129,7 +129,7 @@ class _Training:
     folder: Path
     accelerator: Accelerator
     optimiser: Optimizer
-    schedule: LRScheduler
+    schedule: AcceleratedScheduler
     log: StepLog
 
     @classmethod
