@@ -1,9 +1,12 @@
 """Every recipe is a whole config, and says whose method it is; the FiD-KD recipe holds the published values."""
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from retort.cli import app
 from retort.config import Config, load
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -19,6 +22,14 @@ def test_the_first_line_of_a_recipe_names_the_paper(recipe):
     first = recipe.read_text().splitlines()[0]
     assert first.startswith("#")
     assert "arXiv" in first
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_dry_run_lists_the_steps_of_a_recipe_and_does_nothing(recipe, tmp_path):
+    result = CliRunner().invoke(app, ["run", str(recipe), "--dry-run", "--out", str(tmp_path / "run"), "--json"])
+    assert result.exit_code == 0, result.output
+    assert {"prepare", "round-1/read", "round-1/label", "round-1/distil", "report"} <= json.loads(result.stdout).keys()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_fid_kd_recipe_trains_the_published_models_on_100_passages():

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from retort.config import Compute
-from retort.store import COST, read_json, write_atomic, write_json
+from retort.store import COST, read_json, remove, restored, write_atomic, write_json
 
 Item = TypeVar("Item")
 
@@ -52,7 +52,7 @@ def _bfloat16(precision: str, *, on_cpu: bool) -> bool:
     """
     if precision != "auto":
         return precision == "bfloat16"
-    return torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def seed_everything(seed: int) -> None:
@@ -159,17 +159,24 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, position: Mapping[st
     """Model, optimiser, schedule and random states of all processes with the `position` reached, atomically."""
     accelerator.wait_for_everyone()
     temporary = folder.with_name(f".{folder.name}.state")  # not write_atomic's own name, which it empties first
-    accelerator.save_state(str(temporary), safe_serialization=False)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        with write_atomic(folder) as whole:
-            temporary.rename(whole)
-            (whole / "position.json").write_text(json.dumps(position))
+    main = accelerator.is_main_process
+    try:
+        with write_atomic(folder) if main else nullcontext(folder) as whole:
+            accelerator.save_state(str(temporary), safe_serialization=False)
+            accelerator.wait_for_everyone()
+            if main:
+                temporary.rename(whole)
+                (whole / "position.json").write_text(json.dumps(position))
+    finally:
+        remove(temporary) if main else None
     accelerator.wait_for_everyone()
 
 
 def load_checkpoint(accelerator: Accelerator, folder: Path) -> dict[str, Any] | None:
     """The position that the checkpoint in `folder` reached, its state restored; None where there is no checkpoint."""
+    if accelerator.is_main_process:
+        restored(folder)
+    accelerator.wait_for_everyone()
     if not (folder / "position.json").exists():
         return None
     accelerator.load_state(str(folder))
@@ -194,17 +201,23 @@ def model_path(name: str, sha256: str | None = None) -> str:
         folder = folder.expanduser()
         if not (folder / "config.json").exists() and not (folder / "modules.json").exists():
             raise ValueError(f"model {name!r}: no config.json or modules.json there: give a model folder or a hub id")
-        _check_weights(folder, sha256)
+        if sha256 is not None:
+            _check_weights(folder / "model.safetensors", sha256)
         return str(folder)
+    if sha256 is not None:
+        raise ValueError(
+            f"model {name!r} is no folder here, so its pinned sha256 cannot be checked: download it, or unset it"
+        )
     return name
 
 
-def _check_weights(folder: Path, sha256: str | None) -> None:
-    if sha256 is None:
-        return
-    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+def _check_weights(file: Path, sha256: str) -> None:
+    if not file.exists():
+        raise ValueError(f"{file} is not there, so its pinned sha256 cannot be checked: save the model as safetensors")
+    with file.open("rb") as weights:
+        found = hashlib.file_digest(weights, "sha256").hexdigest()
     if found != sha256:
-        raise ValueError(f"{folder}/model.safetensors has sha256 {found}, expected {sha256}: it is not the pinned model")
+        raise ValueError(f"{file} has sha256 {found}, expected {sha256}: it is not the pinned model")
 
 
 @dataclass

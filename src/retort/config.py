@@ -8,10 +8,22 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from string import Formatter
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Strict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 Split = Literal["train", "dev", "test"]
 
@@ -72,14 +84,19 @@ class Prompts(Section):
     passage: str = "question: {question} title: {title} context: {text}"
     passage_tokens: PositiveInt = 200
     answer_tokens: PositiveInt = 50
-    end_token: bool = False  # the tokeniser of the published readers adds no </s> to inputs
+    special_tokens: bool = False  # [CLS], [SEP] or </s> around inputs; the published readers were trained without
+
+    @field_validator("passage")
+    @classmethod
+    def _holds_the_question(cls, value: str) -> str:
+        return _with_fields(value, needed={"question", "text"}, optional={"title"})
 
 
 class Phase(Section):
     """A part of the reader's training: how many passages a question comes with, which, and for how many steps.
 
     `select` top: the best of the candidates, as published. answer: only questions with an answer-bearing candidate; that
-    passage is put among the others, at a random place (distant supervision by the answer string, no passage label).
+    passage, and others drawn from those without an answer (distant supervision by the answer string, no passage label).
     """
 
     passages: PositiveInt = 100
@@ -129,10 +146,21 @@ class StudentModel(Section):
     query_tokens: PositiveInt = 40
     passage_tokens: PositiveInt = 200
     pooling: Literal["mean", "cls"] | None = None  # None: as the model folder says; mean for a bare encoder
-    score: Literal["dot", "cosine"] = "dot"
-    scale: PositiveFloat | Literal["sqrt_dim"] = "sqrt_dim"  # the score is divided by it
+    score: Literal["dot", "cosine"] = "dot"  # cosine: vectors are normalised, in the saved model too
+    scale: PositiveFloat | Literal["sqrt_dim"] = "sqrt_dim"  # the score is divided by it; of a cosine, the temperature
     towers: Literal["tied", "separate"] = "tied"
-    dropout: float | None = Field(default=None, ge=0, lt=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)  # None: what the model's own config says
+
+    @field_validator("passage_format")
+    @classmethod
+    def _holds_text(cls, value: str) -> str:
+        return _with_fields(value, needed={"text"}, optional={"title"})
+
+    @model_validator(mode="after")
+    def _cosine_has_a_temperature(self) -> "StudentModel":
+        if self.score == "cosine" and self.scale == "sqrt_dim":
+            raise ValueError("a cosine divided by sqrt_dim is nearly constant: set scale to a temperature such as 0.05")
+        return self
 
 
 class ObjectiveSettings(Section):
@@ -150,7 +178,7 @@ class Distil(Section):
 
     student: StudentModel = StudentModel()
     objectives: list[ObjectiveSettings] = Field(default=[ObjectiveSettings()], min_length=1)
-    candidates: PositiveInt = 100  # K
+    candidates: int = Field(default=100, ge=2)  # K; one candidate alone has nothing to be ranked against
     sample: Literal["top", "random", "spread"] = "random"  # spread: the labelled best, and the rest at random
     batch: PositiveInt = 64
     steps: PositiveInt = 20_000
@@ -220,7 +248,7 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     report: Reporting = Reporting()
     compute: Compute = Compute()
-    overrides: dict[PositiveInt, dict[str, dict[str, Any]]] = {}
+    overrides: dict[Annotated[PositiveInt, Strict(False)], dict[str, dict[str, Any]]] = {}  # JSON keys are strings
 
     def of_round(self, number: int) -> "Config":
         """The settings of one round: the overrides of this and of all earlier rounds applied in order."""
@@ -255,9 +283,11 @@ def parse(values: Mapping[str, Any]) -> Config:
         config = Config.model_validate(values)
     except ValidationError as error:
         raise ValueError("\n".join(_explained(detail) for detail in error.errors())) from None
-    for since in config.overrides:
-        values = merged(config.model_dump(exclude={"overrides"}), config.overrides[since])
-        parse(values)
+    for since in sorted(config.overrides):
+        try:
+            config.of_round(since)
+        except ValueError as error:
+            raise ValueError(f"with the overrides of round {since}: {error}") from None
     return config
 
 
@@ -281,8 +311,18 @@ def _change(text: str) -> dict[str, Any]:
         raise ValueError(f"--set {text!r}: expected section.key=value, for example distil.steps=100")
     result: Any = yaml.load(value, _Yaml)
     for name in reversed(path.split(".")):
-        result = {name: result}
+        result = {int(name) if name.isdigit() else name: result}  # rounds of `overrides` are numbers
     return result
+
+
+def _with_fields(value: str, *, needed: set[str], optional: set[str]) -> str:
+    """`value`, a format string with all `needed` fields and no others than the `optional` ones."""
+    names = {name for _, name, _, _ in Formatter().parse(value) if name is not None}
+    if not needed <= names <= needed | optional:
+        raise ValueError(
+            f"expected the fields {sorted(needed)} and, where wanted, {sorted(optional)}; found {sorted(names)}"
+        )
+    return value
 
 
 def _explained(detail: Any) -> str:  # noqa: ANN401 (pydantic's own record)

@@ -4,7 +4,6 @@ A Run is the one table of the house: BM25 candidates, a student's results and a 
 Nothing here imports torch; a corpus and a Run can be read on a machine that has none.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +96,14 @@ class Corpus:
             for record in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 yield Passage(*record)
 
-    def ids(self, rows: Iterable[int]) -> list[str]:
-        """The passage ids at `rows`, in that order."""
-        return self.table.column("id").take(pa.array(np.asarray(list(rows), dtype=np.int64))).to_pylist()
+    def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """The passage ids at `rows`, in that order; one call for many rows is much faster than many calls."""
+        return self.table.column("id").take(pa.array(np.asarray(rows, dtype=np.int64))).to_pylist()
 
     def rows(self, ids: Sequence[str]) -> Int32[np.ndarray, "N"]:
         """The rows of `ids`, in that order. ValueError names the first id that the corpus does not hold."""
-        found = _index_in(pa.array(ids, pa.string()), self.table.column("id"))
+        known = pc.SetLookupOptions(value_set=self.table.column("id"))
+        found = pc.call_function("index_in", [pa.array(ids, pa.string())], known)
         if found.null_count:
             missing = ids[pc.index(found.is_null(), True).as_py()]
             raise ValueError(
@@ -132,11 +132,6 @@ def _batch(rows: Sequence[Passage]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [pa.array(c, f.type) for c, f in zip(columns, CORPUS_SCHEMA, strict=True)], schema=CORPUS_SCHEMA
     )
-
-
-def _index_in(values: pa.Array | pa.ChunkedArray, known: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """The position of each value in `known`, null where it is not there: a hash join inside Arrow."""
-    return pc.call_function("index_in", [values], pc.SetLookupOptions(value_set=known))
 
 
 def _check_ids(table: pa.Table) -> None:
@@ -196,13 +191,12 @@ class Run:
     ) -> "Run":
         """A Run from one list of corpus rows and one list of scores for each query, in any order."""
         lengths = [len(rows) for rows in passages]
+        for query_id, length, given in zip(query_ids, lengths, scores, strict=True):
+            if length != len(given):
+                raise ValueError(f"run {name!r}, query {query_id!r}: {length} passages but {len(given)} scores; one each")
         flat_rows = np.concatenate([np.asarray(rows, np.int32) for rows in passages] or [np.empty(0, np.int32)])
         flat_scores = np.concatenate([np.asarray(s, np.float32) for s in scores] or [np.empty(0, np.float32)])
         owner = np.repeat(np.arange(len(lengths)), lengths)
-        if flat_scores.shape != flat_rows.shape:
-            raise ValueError(
-                f"run {name!r} has {len(flat_rows)} passages but {len(flat_scores)} scores: give one score each"
-            )
         order = np.lexsort((flat_rows, -flat_scores, owner))
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return cls(name, tuple(query_ids), starts, flat_rows[order], flat_scores[order])
@@ -237,31 +231,26 @@ class Run:
         return Run.build(self.name, query_ids, [rows for rows, _ in lists], [scores for _, scores in lists])
 
     def write(self, path: Path) -> None:
-        """One parquet file: columns query (dictionary), passage, score; the name and every query id in its metadata."""
-        counts = np.diff(self.starts)
-        table = pa.table(
-            {
-                "query": pa.DictionaryArray.from_arrays(
-                    pa.array(np.repeat(np.arange(len(self)), counts), pa.int32()), pa.array(self.query_ids, pa.string())
-                ),
-                "passage": pa.array(self.passages, pa.int32()),
-                "score": pa.array(self.scores, pa.float32()),
-            }
-        )
-        table = table.replace_schema_metadata({"name": self.name, "queries": json.dumps(self.query_ids)})
-        pq.write_table(table, path, compression="zstd")
+        """One parquet file, a row for each query: `query`, and its lists `passages` (corpus rows) and `scores`."""
+        lists = {"passages": self.passages, "scores": self.scores}
+        columns = {name: pa.LargeListArray.from_arrays(self.starts, pa.array(values)) for name, values in lists.items()}
+        table = pa.table({"query": pa.array(self.query_ids, pa.string()), **columns})
+        pq.write_table(table.replace_schema_metadata({"name": self.name}), path, compression="zstd")
 
     @classmethod
     def read(cls, path: Path) -> "Run":
-        """The Run that `write` put at `path`, checked again."""
-        table = pq.read_table(path)
-        metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-        order = json.loads(metadata["queries"])
-        owner = _index_in(table.column("query").cast(pa.string()), pa.array(order, pa.string()))
-        counts = np.bincount(owner.to_numpy(), minlength=len(order)).astype(np.int64)
-        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        """The Run that `write` put at `path`, checked again. ValueError where the file holds something else."""
+        table = pq.read_table(path).combine_chunks()
+        if table.column_names != ["query", "passages", "scores"] or b"name" not in (table.schema.metadata or {}):
+            raise ValueError(f"{path} is no Run: it has columns {table.column_names}; expected query, passages, scores")
+        passages, scores = (pa.concat_arrays(table.column(name).chunks) for name in ("passages", "scores"))
+        lengths = [0] if not len(table) else np.concatenate([[0], passages.value_lengths().to_numpy()])
         return cls(
-            metadata["name"], tuple(order), starts, table.column("passage").to_numpy(), table.column("score").to_numpy()
+            table.schema.metadata[b"name"].decode(),
+            tuple(table.column("query").to_pylist()),
+            np.cumsum(lengths, dtype=np.int64),
+            passages.flatten().to_numpy(),
+            scores.flatten().to_numpy(),
         )
 
 
@@ -274,8 +263,6 @@ def union(name: str, runs: Sequence[Run]) -> Run:
     >>> [values.tolist() for values in union("both", [a, b]).of("q")]
     [[1, 3, 2], [1.0, 1.0, 0.5]]
     """
-    if len(runs) == 1:
-        return runs[0]
     query_ids = list(dict.fromkeys(query_id for run in runs for query_id in run.query_ids))
     passages, scores = [], []
     for query_id in query_ids:
@@ -295,10 +282,10 @@ def _check_run(run: Run) -> None:
         twice = next(q for q in run.query_ids if q in seen or seen.add(q))
         raise ValueError(f"run {run.name!r} lists query {twice!r} twice: give each query once, with all its passages")
     if len(run.starts) != len(run.query_ids) + 1 or run.starts[-1] != len(run.passages):
-        raise ValueError(
-            f"run {run.name!r}: starts do not match {len(run.query_ids)} queries and {len(run.passages)} rows"
-        )
+        raise ValueError(f"run {run.name!r}: starts do not match {len(run.query_ids)} queries and {len(run.passages)} rows")
     owner = np.repeat(np.arange(len(run.query_ids)), np.diff(run.starts))
+    if len(run.passages) and run.passages.min() < 0:
+        raise ValueError(f"run {run.name!r} holds passage row {run.passages.min()}: rows count from 0; drop missing hits")
     bad = ~np.isfinite(run.scores)
     if bad.any():
         at = int(bad.argmax())
@@ -309,9 +296,7 @@ def _check_run(run: Run) -> None:
     order = np.lexsort((run.passages, -run.scores, owner))
     if not np.array_equal(order, np.arange(len(order))):
         at = int((order != np.arange(len(order))).argmax())
-        raise ValueError(
-            f"run {run.name!r}, query {run.query_ids[owner[at]]!r} is not in descending order: use Run.build"
-        )
+        raise ValueError(f"run {run.name!r}, query {run.query_ids[owner[at]]!r} is not in descending order: use Run.build")
     pairs = owner.astype(np.int64) << 32 | run.passages.astype(np.int64)
     unique, counts = np.unique(pairs, return_counts=True)
     if len(unique) != len(pairs):

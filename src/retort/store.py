@@ -21,6 +21,7 @@ MANIFEST = "manifest.json"
 STARTED = "started.json"
 COST = "cost.json"
 PARTS = "parts"
+FULL_BYTES = 1_000_000  # a disk with less than this left is full: torch and numpy then fail with errors of their own
 
 State = Literal["done", "stale", "partial", "missing"]
 
@@ -40,31 +41,44 @@ def write_atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends well, and is removed when it does not.
 
     A reader never sees half a file or folder, whenever the process is killed. OSError with what to do on a full disk.
+    A folder that is replaced stands aside for a moment: `restored` brings it back after a kill at that moment.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _beside(path, "tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     remove(temporary)
+    restored(path)
     try:
         yield temporary
         if temporary.is_file():
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         if path.is_dir():
-            remove(path)
+            path.rename(_beside(path, "old"))
         os.replace(temporary, path)
-    except OSError as error:
-        remove(temporary)
-        if error.errno != errno.ENOSPC:
-            raise
+        restored(path)
+    except BaseException as error:
         free = shutil.disk_usage(path.parent).free
+        remove(temporary)
+        restored(path)
+        if not _is_full_disk(error, free):
+            raise
         raise OSError(
             errno.ENOSPC,
             f"no space left to write {path} ({free / 1e6:.0f} MB free): free some space and run the same command again; "
             "finished stages and parts are kept",
         ) from error
-    except BaseException:
-        remove(temporary)
-        raise
+
+
+def restored(path: Path) -> Path:
+    """`path`, in one piece: where a kill interrupted `write_atomic`, the old folder comes back, or goes if the new is there.
+
+    For a reader of a folder that is written again and again, such as a checkpoint.
+    """
+    old = _beside(path, "old")
+    if old.exists() and not path.exists():
+        old.rename(path)
+    remove(old)
+    return path
 
 
 def write_json(path: Path, value: object) -> None:
@@ -84,11 +98,24 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON is any value)
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
+    """Delete a file or a folder, if it is there; a folder is gone at once, never half of it when the process is killed."""
+    gone = _beside(path, "gone")
+    shutil.rmtree(gone, ignore_errors=True)  # what a kill left of an earlier removal
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        path.rename(gone)
+        shutil.rmtree(gone)
     else:
         path.unlink(missing_ok=True)
+
+
+def _beside(path: Path, role: str) -> Path:
+    return path.with_name(f".{path.name}.{role}")
+
+
+def _is_full_disk(error: BaseException, free: int) -> bool:
+    """Whether a write failed for want of space; safetensors and faiss say so in words, torch and numpy not at all."""
+    told = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    return told or (isinstance(error, OSError | RuntimeError) and free < FULL_BYTES)
 
 
 @dataclass(frozen=True)
@@ -129,7 +156,7 @@ class StageFolder:
                     f"{self.path} was written by format version {found}, this Retort writes version {self.version}: "
                     "use the newer Retort, or remove the folder to build it again"
                 )
-        if self.state() == "stale":
+        if self.state() == "stale" or not self.path.exists():
             remove(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / STARTED).exists():
@@ -137,8 +164,7 @@ class StageFolder:
         return self.path
 
     def finish(self, facts: Mapping[str, Any]) -> None:
-        """Write the manifest, last of all; the parts have been merged by then and go."""
-        remove(self.path / PARTS)
+        """Write the manifest, last of all."""
         write_json(self.path / MANIFEST, {"key": self.key, "version": self.version, **facts})
         remove(self.path / STARTED)
 
@@ -147,15 +173,21 @@ class StageFolder:
 
 
 def write_parts(
-    folder: Path, total: int, write: Callable[[int, Path], None], *, mine: Callable[[int], bool] = lambda part: True
+    folder: Path,
+    total: int,
+    write: Callable[[int, Path], None],
+    *,
+    ending: str = "",
+    mine: Callable[[int], bool] = lambda part: True,
 ) -> list[Path]:
     """The paths of all parts; `write(part, path)` is called for those that are missing and `mine`.
 
     Parts are cut by the data, never by the number of processes, so that a run may go on with other hardware.
     """
     parts = folder / PARTS
-    write_json(parts / "total.json", total)
-    paths = [parts / f"part-{part:05d}" for part in range(total)]
+    if mine(0):  # one process only: two would write the same temporary file
+        write_json(parts / "total.json", total)
+    paths = [parts / f"part-{part:05d}{ending}" for part in range(total)]
     for part, path in enumerate(paths):
         if mine(part) and not path.exists():
             with write_atomic(path) as temporary:

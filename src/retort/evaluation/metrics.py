@@ -167,7 +167,7 @@ def _judge(
     judged: dict[str, dict[str, int]] = {}
     ranked: dict[str, dict[str, float]] = {}
     found = [run.of(query.id)[0].tolist() if query.id in run else [] for query in queries]
-    ids_in_order = iter(corpus.ids(chain.from_iterable(found)))  # one look-up in the corpus for all queries
+    ids_in_order = iter(corpus.ids(list(chain.from_iterable(found))))  # one look-up in the corpus for all queries
     for i, (rows, graded) in enumerate(zip(found, grades, strict=True)):
         ids = list(islice(ids_in_order, len(rows)))
         number = {passage_id: str(n) for n, passage_id in enumerate(dict.fromkeys([*ids, *graded]))}

@@ -8,9 +8,10 @@ Source: Izacard & Grave, "Distilling Knowledge from Reader to Retriever for Ques
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -73,8 +74,8 @@ def first_step_scores(
 
 def start_token(model: PreTrainedModel) -> int:
     """The id that the decoder starts from. ValueError where neither config says it."""
-    for config in (model.generation_config, model.config):
-        for name in ("decoder_start_token_id", "bos_token_id"):
+    for name in ("decoder_start_token_id", "bos_token_id"):
+        for config in (model.generation_config, model.config):
             token = getattr(config, name, None)
             if token is not None:
                 return int(token)
@@ -89,8 +90,9 @@ def captured_scores(model: PreTrainedModel, reduce: Reduce, source_tokens: int) 
     """The list that `reduce(pre-softmax scores)` of each cross-attention call of `model` is appended to, layer by layer.
 
     Works for every attention kernel, since it takes the queries and keys that are handed to it and leaves the kernel its
-    work. A call of the model is cross-attention where its keys are the `source_tokens` encoder tokens; the encoder must
-    not run inside this block. It replaces an entry of a global table of transformers, so one thread at a time.
+    work. A call of the model is cross-attention where its keys are as many as the `source_tokens` and it is not marked
+    causal, as the decoder's self-attention is; the encoder must not run inside this block. It replaces an entry of a global
+    table of transformers, so one thread at a time.
     """
     kept: list[Tensor] = []
     ours = set(model.modules())
@@ -98,8 +100,15 @@ def captured_scores(model: PreTrainedModel, reduce: Reduce, source_tokens: int) 
     table = ALL_ATTENTION_FUNCTIONS
 
     def capturing(base: Callable | None) -> Callable:
-        def attention(module, query, key, value, mask, **kwargs):  # noqa: ANN001, ANN202 (transformers' signature)
-            if module in ours and key.shape[-2] == source_tokens and not _is_self_attention(module, query, key):
+        def attention(
+            module: torch.nn.Module,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            mask: Tensor | None,
+            **kwargs: Any,  # noqa: ANN401 (each kernel's own)
+        ) -> tuple[Tensor, Tensor | None]:
+            if module in ours and key.shape[-2] == source_tokens and not getattr(module, "is_causal", False):
                 scale = kwargs.get("scaling")
                 scale = query.shape[-1] ** -0.5 if scale is None else scale
                 kept.append(reduce(query @ _repeated(key, query.shape[1]).transpose(-1, -2) * scale))
@@ -121,16 +130,6 @@ def captured_scores(model: PreTrainedModel, reduce: Reduce, source_tokens: int) 
                 table[name] = function
 
 
-def _is_self_attention(module: torch.nn.Module, query: Tensor, key: Tensor) -> bool:
-    """Self-attention of the decoder over exactly as many positions as there are source tokens is marked causal."""
-    return query.shape[-2] == key.shape[-2] and bool(getattr(module, "is_causal", False))
-
-
 def _repeated(key: Tensor, heads: int) -> Tensor:
     """Keys once per query head (grouped-query attention shares one key head among several)."""
     return key if key.shape[1] == heads else key.repeat_interleave(heads // key.shape[1], dim=1)
-
-
-def token_mask(attention_mask: Int[Tensor, "B K L"]) -> Bool[Tensor, "B K L"]:
-    """Real tokens of each passage: the set A_p that the label averages over."""
-    return attention_mask.bool()

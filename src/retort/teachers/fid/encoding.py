@@ -21,9 +21,11 @@ def encode_passages(
     """Encoder states of B x K independent strings, zero at pads.
 
     Strings are sorted by length and encoded in chunks trimmed to their longest member, so that pads cost little; a string
-    without a real token (a missing passage) is not encoded at all. Pads must stand on the right.
+    without a real token (a missing passage) is not encoded at all. ValueError where a pad stands before a real token.
     """
     batch, passages, length = input_ids.shape
+    if bool((attention_mask[..., 1:] > attention_mask[..., :-1]).any()):
+        raise ValueError("a pad stands before a real token: expected pads on the right, as `tokenise_passages` puts them")
     ids, mask = input_ids.reshape(-1, length), attention_mask.reshape(-1, length)
     lengths = mask.sum(-1)
     order = lengths.argsort(descending=True, stable=True)

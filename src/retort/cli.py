@@ -1,0 +1,198 @@
+"""The command line: one verb for each stage, and run, status, search. Parses, calls, prints; no logic."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from transformers.utils import logging as transformers_logging
+
+from retort import pipeline
+from retort.config import load
+from retort.job import Bar, Bars
+from retort.plan import Step, plan
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+BAD_INPUT, FAILED = 2, 1  # exit codes: the user can mend it; something broke
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file, or the folder of a run")]
+Out = Annotated[Path | None, typer.Option("--out", help="the run's folder; default runs/<name of the config file>")]
+Changes = Annotated[list[str], typer.Option("--set", help="a change such as distil.steps=100; may be repeated")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+Force = Annotated[bool, typer.Option("--force", help="do finished work again")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="check the config and list the steps; do nothing")]
+Round = Annotated[int | None, typer.Option("--round", help="only this round; default all rounds that have the stage")]
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    out: Out = None,
+    changes: Changes = [],  # noqa: B006 (typer copies it)
+    dry_run: DryRun = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """All stages of all rounds; what is done is skipped, what was interrupted goes on."""
+    _work(config, out, changes, None, dry_run, force, as_json)
+
+
+def _stage_command(stage: str, text: str) -> None:
+    def command(
+        config: ConfigFile,
+        out: Out = None,
+        changes: Changes = [],  # noqa: B006 (typer copies it)
+        round_number: Round = None,
+        dry_run: DryRun = False,
+        force: Force = False,
+        as_json: AsJson = False,
+    ) -> None:
+        chosen = (stage, round_number)
+        _work(config, out, changes, chosen, dry_run, force, as_json)
+
+    app.command(name=stage, help=text)(command)
+
+
+for _name, _text in {
+    "prepare": "Read the corpus, the questions and the grades.",
+    "retrieve": "Search with BM25 and the student.",
+    "read": "Train the reader.",
+    "label": "Score the candidates by the reader's attention.",
+    "distil": "Train the student on the labels.",
+    "encode": "Encode the corpus.",
+    "index": "Build the indexes.",
+    "evaluate": "Measure every Run.",
+    "report": "Write the page that says whether it is better.",
+}.items():
+    _stage_command(_name, _text)
+
+
+@app.command()
+def status(config: ConfigFile, out: Out = None, changes: Changes = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """The state of every step: done, stale, partial (and how far), missing."""
+    steps = plan(load(_file(config), changes), _root(config, out))
+    rows = {name: _state(step) for name, step in steps.items()}
+    _print_table(("step", "state"), [[name, state] for name, state in rows.items()], rows, as_json)
+
+
+@app.command()
+def search(
+    folder: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    question: Annotated[str, typer.Argument(help="what to search for")],
+    k: Annotated[int, typer.Option("-k", help="how many passages", min=1)] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """The passages that the best student of a run finds for a question."""
+    hits = pipeline.search_run(folder, question, k)
+    rows = [[f"{hit['score']:.3f}", hit["title"], hit["text"][:160]] for hit in hits]
+    _print_table(("score", "title", "text"), rows, hits, as_json)
+
+
+def main() -> None:
+    """The entry point: errors of the user's input in one paragraph without a traceback, exit code 2."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        app()
+    except (ValueError, FileNotFoundError, BlockingIOError) as error:
+        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(BAD_INPUT)
+    except (OSError, FloatingPointError) as error:
+        Console(stderr=True).print(f"[red]failed:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(FAILED)
+
+
+def _work(
+    config: Path, out: Path | None, changes: list[str], chosen: tuple[str, int | None] | None, dry_run: bool, force: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    settings, root = load(_file(config), changes), _root(config, out)
+    steps = plan(settings, root)
+    only = [name for name, step in steps.items() if _wanted(step, chosen)] if chosen else None
+    if only == []:
+        raise ValueError(f"no step {chosen} in this run: its steps are {', '.join(steps)}")
+    pipeline.check(settings)
+    if dry_run:
+        rows = {name: _state(steps[name]) for name in only or steps}
+        _print_table(("step", "state"), [[name, state] for name, state in rows.items()], rows, as_json)
+        return
+    quiet = as_json or int(os.environ.get("LOCAL_RANK", "0")) > 0
+    console = Console(stderr=True, quiet=quiet)
+    pipeline.run(
+        settings, root, bars=_bars(console), only=only, force=force,
+        started=lambda step, state: console.print(f"{step.name}: {state}", highlight=False),
+    )  # fmt: skip
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0 and "report" in (only or steps):
+        _print_results(root, as_json)
+
+
+def _wanted(step: Step, chosen: tuple[str, int | None]) -> bool:
+    return step.stage == chosen[0] and chosen[1] in (None, step.round)
+
+
+def _state(step: Step) -> str:
+    state, parts = step.folder.state(), step.folder.parts_done()
+    return f"{state} {parts[0]}/{parts[1]}" if state == "partial" and parts else state
+
+
+def _file(config: Path) -> Path:
+    return config / "config.json" if (config / "config.json").is_file() else config
+
+
+def _root(config: Path, out: Path | None) -> Path:
+    return out or (config if (config / "config.json").is_file() else Path("runs") / config.stem)
+
+
+def _print_results(root: Path, as_json: bool) -> None:
+    """The table of all Runs, and where the report is."""
+    report = json.loads((root / "report" / "report.json").read_text())
+    measures = list(dict.fromkeys(name for row in report["rows"] for name in row["means"]))
+    rows = [
+        [row["name"] + (" (best)" if row["best"] else ""), *(_share(row["means"].get(name)) for name in measures)]
+        for row in report["rows"]
+    ]
+    page = root / "report" / "index.html"
+    _print_table(("run", *measures), rows, {"rows": report["rows"], "report": str(page)}, as_json)
+    if not as_json:
+        typer.echo(f"report: {page}")
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _print_table(columns: tuple[str, ...], rows: list[list[str]], value: object, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(value, indent=2))
+        return
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160).print(table, markup=False)
+
+
+def _bars(console: Console) -> Bars:
+    """Progress bars with rate and time left on a terminal; nothing elsewhere."""
+
+    @contextmanager
+    def bars(name: str, total: int | None) -> Iterator[Bar]:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                   TimeRemainingColumn(), TextColumn("{task.fields[rate]} {task.fields[facts]}"))  # fmt: skip
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+            task = progress.add_task(name, total=total, facts="", rate="")
+
+            def advance(count: int = 1, facts: Mapping[str, float] | None = None) -> None:
+                shown = " ".join(f"{key} {value:.3g}" for key, value in (facts or {}).items())
+                speed = progress.tasks[task].speed
+                progress.update(task, advance=count, facts=shown, rate=f"{speed:.1f}/s" if speed else "")
+
+            yield advance
+
+    return bars

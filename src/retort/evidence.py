@@ -1,0 +1,116 @@
+"""What a round proves: the measures of its Runs for each question, with intervals, floors, and agreement with its labels.
+
+Between the pipeline and the evaluation family: reads stage folders, hands plain values to the family's pure functions.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retort.evaluation.agreement import run_agreement
+from retort.evaluation.floors import answer_floors
+from retort.evaluation.metrics import PerQuery, answer_scores, evaluate
+from retort.evaluation.significance import bootstrap_interval
+from retort.plan import Step
+from retort.prepared import Prepared
+from retort.records import Run
+from retort.store import read_json, write_json
+
+Steps = Mapping[str, Step]
+RESULTS, SUMMARY, AGREEMENT = "results", "summary.json", "agreement.json"
+
+
+def evaluate_round(steps: Steps, step: Step, prepared: Prepared) -> int:
+    """How many Runs were measured, into results/{split}.{run}.parquet for each question and summary.json."""
+    rng = np.random.default_rng([step.config.seed, step.round])
+    (step.path / RESULTS).mkdir(exist_ok=True)
+    summary: dict[str, Any] = {}
+    count = 0
+    for split in ("dev", "test"):
+        queries = prepared.splits.get(split)
+        if not queries:
+            continue
+        results = {run.name: _measured(run, split, step, prepared) for run in round_runs(steps, step)}
+        if step.round:
+            answers = read_json(stage_path(steps, step.round, "label") / "answers.json")
+            results["reader"] = answer_scores({q.id: answers.get(q.id, "") for q in queries if q.answers}, queries=queries)
+        else:
+            results |= _floors(round_runs(steps, step)[-1], split, step, prepared, rng)
+        for name, result in results.items():
+            result.write(step.path / RESULTS / f"{split}.{name}.parquet")
+        summary[split] = {name: _row(result, step, rng) for name, result in results.items()}
+        count += len(results)
+    write_json(step.path / SUMMARY, summary)
+    if step.round:
+        write_json(step.path / AGREEMENT, _agreement(steps, step, prepared))
+    return count
+
+
+def stage_path(steps: Steps, number: int, stage: str) -> Path:
+    """The folder of a stage of a round."""
+    return steps[f"round-{number}/{stage}"].path
+
+
+def round_runs(steps: Steps, step: Step) -> list[Run]:
+    """The Runs that a round adds: BM25 and the untouched student, or the teacher's labels and the round's student."""
+    found = stage_path(steps, step.round, "retrieve")
+    if step.round == 0:
+        return [Run.read(found / "bm25.parquet"), Run.read(found / "student.parquet")]
+    return [Run.read(stage_path(steps, step.round, "label") / "labels.parquet"), Run.read(found / "student.parquet")]
+
+
+def _measures(split: str, step: Step, prepared: Prepared) -> list[str]:
+    """ir-measures where the split has grades, has_answer where all its questions have answers."""
+    measures = list(step.config.evaluate.measures) if prepared.qrels(split) else []
+    if all(query.answers for query in prepared.splits[split]):
+        measures += [f"has_answer@{k}" for k in step.config.evaluate.answers_at]
+    if not measures:
+        raise ValueError(
+            f"the {split} questions have neither grades nor answers: nothing can be measured; give prepare.qrels"
+        )
+    return measures
+
+
+def _measured(run: Run, split: str, step: Step, prepared: Prepared) -> PerQuery:
+    measures, queries = _measures(split, step, prepared), prepared.splits[split]
+    return evaluate(run, prepared.corpus, queries=queries, measures=measures, qrels=prepared.qrels(split))
+
+
+def _floors(run: Run, split: str, step: Step, prepared: Prepared, rng: np.random.Generator) -> dict[str, PerQuery]:
+    """What has_answer@k is worth here: with another question's answers, and with random passages."""
+    measures = [name for name in _measures(split, step, prepared) if name.startswith("has_answer")]
+    if not measures:
+        return {}
+    return answer_floors(run, prepared.corpus, queries=prepared.splits[split], measures=measures, rng=rng)
+
+
+def _row(result: PerQuery, step: Step, rng: np.random.Generator) -> dict[str, Any]:
+    settings = step.config.evaluate
+    intervals = {
+        name: bootstrap_interval(values, rng=rng, level=settings.level, samples=settings.samples)
+        for name, values in result.measures.items()
+    }
+    return {"means": result.means(), "intervals": {name: list(ends) for name, ends in intervals.items()}}
+
+
+def _agreement(steps: Steps, step: Step, prepared: Prepared) -> dict[str, float]:
+    """FiD's inversions, avg_topk and idx_topk between the student's ranking and the labels, over the dev questions.
+
+    Over the candidates that both hold: the student's Run is cut at its depth, and labels all equal say nothing.
+    """
+    labels, student = round_runs(steps, step)
+    kept: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
+    for query in prepared.splits["dev"]:
+        rows, gold = labels.of(query.id)
+        own = dict(zip(*(values.tolist() for values in student.of(query.id)), strict=True))
+        shared = np.array([row in own for row in rows.tolist()], bool)
+        if shared.sum() > 1 and np.ptp(gold[shared]) > 0:
+            kept.append((query.id, rows[shared], gold[shared], np.array([own[row] for row in rows[shared].tolist()])))
+    if not kept:
+        return {}
+    ids, passages = [one[0] for one in kept], [one[1] for one in kept]
+    gold = Run.build(labels.name, ids, passages, [one[2] for one in kept])
+    found = run_agreement(Run.build(student.name, ids, passages, [one[3] for one in kept]), gold)
+    return {"questions": len(kept), **found.means()}

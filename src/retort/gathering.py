@@ -1,0 +1,214 @@
+"""All that a run proves, gathered from its folders into one report: tables, curves, costs, examples, heat-maps."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from retort.evaluation.charts import Curve
+from retort.evaluation.metrics import PerQuery
+from retort.evaluation.report import AttentionMap, Cost, Example, Examples, Looked, Report, Shown, Table, write_report
+from retort.evaluation.significance import Comparison, compare
+from retort.evaluation.verdict import Role, RunRow
+from retort.evidence import AGREEMENT, RESULTS, SUMMARY, Steps, round_runs, stage_path
+from retort.plan import Step
+from retort.prepared import Prepared
+from retort.records import Query, Run
+from retort.store import COST, read_json
+from retort.text import AnswerMatcher
+
+UNTOUCHED, BM25 = "untouched", "bm25"
+ROLES: dict[str, Role] = {BM25: "baseline", UNTOUCHED: "student", "teacher": "teacher", "round": "round"}
+
+
+def gather_report(steps: Steps, step: Step, prepared: Prepared) -> int:
+    """The number of the best round, chosen on dev; index.html and report.json are in the step's folder."""
+    headline, split = _headline(step, prepared), _last_split(prepared)
+    rounds = range(1, step.config.rounds + 1)
+    summaries = [read_json(stage_path(steps, number, "evaluate") / SUMMARY) for number in range(step.config.rounds + 1)]
+    best = max(rounds, key=lambda number: summaries[number]["dev"][f"round-{number}"]["means"][headline])
+    rows = [
+        _run_row(name, facts, best) for summary in summaries for name, facts in summary[split].items() if name != "reader"
+    ]
+    report = Report(
+        title=step.path.parent.name,
+        measure=headline,
+        subtitle=f"{split} split: {len(prepared.splits[split])} questions, {len(prepared.corpus)} passages",
+        rows=rows,
+        comparisons=_comparisons(steps, step, split, headline, best),
+        curves=_curves(steps, rounds),
+        tables=[_reader_table(summaries, split), _agreement_table(steps, rounds)],
+        costs=_costs(steps),
+        examples=_examples(steps, step, prepared, split, headline, best),
+        attention=_maps(steps, prepared, best),
+        config=json.loads((step.path.parent / "config.json").read_text()),
+        environment=_environment(),
+    )
+    write_report(report, step.path)
+    return best
+
+
+def _headline(step: Step, prepared: Prepared) -> str:
+    """The measure that decides: nDCG@10 where dev has grades, else has_answer@20, unless the config names one."""
+    graded = prepared.qrels("dev") is not None and "nDCG@10" in step.config.evaluate.measures
+    return step.config.evaluate.headline or ("nDCG@10" if graded else "has_answer@20")
+
+
+def _last_split(prepared: Prepared) -> str:
+    return "test" if prepared.splits.get("test") else "dev"
+
+
+def _run_row(name: str, facts: Mapping[str, Any], best: int) -> RunRow:
+    kind, _, number = name.partition("-")
+    role = ROLES.get(kind, "floor")
+    place = int(number) if number else 0 if name == UNTOUCHED else None
+    intervals = {measure: (low, high) for measure, (low, high) in facts["intervals"].items()}
+    return RunRow(
+        name,
+        role=role,
+        means=facts["means"],
+        intervals=intervals,
+        round=place,
+        best=name == f"round-{best}",
+    )
+
+
+def _results(steps: Steps, number: int, split: str, name: str) -> PerQuery:
+    return PerQuery.read(stage_path(steps, number, "evaluate") / RESULTS / f"{split}.{name}.parquet")
+
+
+def _comparisons(steps: Steps, step: Step, split: str, headline: str, best: int) -> list[Comparison]:
+    """The best round against BM25, the untouched student and the round before it; one Holm family."""
+    rivals = {name: _results(steps, 0, split, name) for name in (BM25, UNTOUCHED)}
+    if best > 1:
+        rivals[f"round-{best - 1}"] = _results(steps, best - 1, split, f"round-{best - 1}")
+    system = _results(steps, best, split, f"round-{best}")
+    measures = list(
+        dict.fromkeys([headline, *(name for name in ("R@5", "R@20", "has_answer@20") if name in system.measures)])
+    )
+    settings = step.config.evaluate
+    rng = np.random.default_rng([step.config.seed, 1])
+    return compare(system, rivals, measures=measures, rng=rng, level=settings.level, samples=settings.samples)
+
+
+def _curves(steps: Steps, rounds: Sequence[int]) -> list[Curve]:
+    """Every value that the logs of the readers and students hold, by step."""
+    curves = []
+    for stage, who in (("read", "Reader"), ("distil", "Student")):
+        for number in rounds:
+            lines = [json.loads(line) for line in (stage_path(steps, number, stage) / "log.jsonl").read_text().splitlines()]
+            for value in sorted({name for line in lines for name in line} - {"step", "learning_rate", "gradient_norm"}):
+                points = [(line["step"], line[value]) for line in lines if line.get(value) is not None]
+                x, y = [point[0] for point in points], [point[1] for point in points]
+                group = f"{who}: {value}"
+                curves.append(Curve(f"round {number}", x=x, y=y, x_label="step", y_label=value, group=group))
+    return curves
+
+
+def _reader_table(summaries: Sequence[Mapping[str, Any]], split: str) -> Table:
+    rows = [[number, *(summary[split]["reader"]["means"][name] for name in ("EM", "F1"))]
+            for number, summary in enumerate(summaries) if "reader" in summary[split]]  # fmt: skip
+    return Table("Reader", ["round", "EM", "F1"], rows, note=f"Greedy answers on the {split} questions.")
+
+
+def _agreement_table(steps: Steps, rounds: Sequence[int]) -> Table:
+    found = {number: read_json(stage_path(steps, number, "evaluate") / AGREEMENT) for number in rounds}
+    names = list(dict.fromkeys(name for facts in found.values() for name in facts))
+    rows = [[number, *(facts.get(name) for name in names)] for number, facts in found.items()]
+    note = "Dev questions, over the candidates that both hold (methods of FiD's retriever evaluation)."
+    return Table("Student against its labels", ["round", *names], rows, note=note)
+
+
+def _costs(steps: Steps) -> list[Cost]:
+    found = [(name, read_json(step.path / COST)) for name, step in steps.items() if (step.path / COST).exists()]
+    return [
+        Cost(name, seconds=cost["seconds"], items=cost["items"], unit=cost["unit"], peak_mb=cost["peak_mb"])
+        for name, cost in found
+    ]
+
+
+def _examples(steps: Steps, step: Step, prepared: Prepared, split: str, headline: str, best: int) -> Examples:
+    """The questions that the best round gained and lost most on, against the untouched student."""
+    before, after = (
+        Run.read(stage_path(steps, 0, "retrieve") / "student.parquet"),
+        round_runs(steps, steps[f"round-{best}/evaluate"])[1],
+    )
+    old, new = _results(steps, 0, split, UNTOUCHED), _results(steps, best, split, f"round-{best}")
+    gain = new.measures[headline] - old.measures[headline]
+    order = np.argsort(-gain, kind="stable")
+    queries = {query.id: query for query in prepared.splits[split]}
+    judge = _Judge(prepared, split)
+    count = step.config.report.examples
+    wins = [queries[new.query_ids[i]] for i in order[:count] if gain[i] > 0]
+    losses = [queries[new.query_ids[i]] for i in order[::-1][:count] if gain[i] < 0]
+    return Examples(
+        UNTOUCHED,
+        f"round-{best}",
+        wins=[judge.example(query, before, after) for query in wins],
+        losses=[judge.example(query, before, after) for query in losses],
+    )
+
+
+class _Judge:
+    """Whether a passage is right for a question: by its grade where there are grades, else by its answer."""
+
+    def __init__(self, prepared: Prepared, split: str) -> None:
+        self._corpus, self._qrels = prepared.corpus, prepared.qrels(split)
+
+    def example(self, query: Query, before: Run, after: Run) -> Example:
+        """A question with the first passages of both Runs."""
+        (old, old_rank), (new, new_rank) = self._shown(query, before), self._shown(query, after)
+        return Example(query.text, answers=query.answers, before_rank=old_rank, after_rank=new_rank, before=old, after=new)
+
+    def _shown(self, query: Query, run: Run) -> tuple[list[Shown], int | None]:
+        rows, scores = run.of(query.id)
+        right = [self._right(query, row) for row in rows.tolist()]
+        shown = []
+        for row, score, relevant in list(zip(rows.tolist(), scores.tolist(), right, strict=True))[:3]:
+            passage = self._corpus[row]
+            shown.append(Shown(passage.title, text=passage.text, score=score, relevant=relevant))
+        return shown, right.index(True) + 1 if True in right else None
+
+    def _right(self, query: Query, row: int) -> bool:
+        passage = self._corpus[row]
+        if self._qrels is not None:
+            return self._qrels.grades.get(query.id, {}).get(passage.id, 0) > 0
+        return AnswerMatcher(query.answers).matches(passage.text)
+
+
+def _maps(steps: Steps, prepared: Prepared, best: int) -> list[AttentionMap]:
+    """Where the reader of the best round looked, for the questions that the label stage kept."""
+    kept = read_json(stage_path(steps, best, "label") / "maps.json")
+    labels, queries = Run.read(stage_path(steps, best, "label") / "labels.parquet"), {q.id: q for q in prepared.queries}
+    maps = []
+    for query_id, looked in kept.items():
+        query, (rows, scores) = queries[query_id], labels.of(query_id)
+        shown = []
+        for row, score, (tokens, weights) in zip(rows.tolist(), scores.tolist(), looked, strict=False):
+            passage = prepared.corpus[row]
+            right = bool(query.answers) and AnswerMatcher(query.answers).matches(passage.text)
+            shown.append(Looked(passage.title, score=score, tokens=tokens, weights=weights, relevant=right))
+        maps.append(AttentionMap(query.text, shown, answers=query.answers))
+    return maps
+
+
+def _environment() -> dict[str, str]:
+    packages = (
+        "retort-ir",
+        "torch",
+        "transformers",
+        "sentence-transformers",
+        "accelerate",
+        "bm25s",
+        "faiss-cpu",
+        "ir-measures",
+    )
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        **{package: version(package) for package in packages},
+    }

@@ -1,0 +1,51 @@
+"""A run at work: its steps, the processes that share it, and where progress goes. What every stage is handed."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from accelerate import Accelerator
+
+from retort.plan import Step
+from retort.prepared import Prepared
+
+
+class Bar(Protocol):
+    """Shows that `count` more items are done, with facts such as the loss."""
+
+    def __call__(self, count: int = 1, facts: Mapping[str, float] | None = None) -> None:
+        """Move on."""
+        ...
+
+
+Bars = Callable[[str, int | None], AbstractContextManager[Bar]]
+
+
+@contextmanager
+def no_bars(name: str, total: int | None) -> Iterator[Bar]:
+    """Progress that shows nothing."""
+    yield lambda count=1, facts=None: None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run at work: its steps, the processes that share it, and where progress goes."""
+
+    steps: Mapping[str, Step]
+    accelerator: Accelerator
+    bars: Bars = no_bars
+
+    def path(self, round_number: int, stage: str) -> Path:
+        """The folder of a stage of a round."""
+        return self.steps[f"round-{round_number}/{stage}"].path
+
+    @property
+    def prepared(self) -> Prepared:
+        """What the prepare stage left."""
+        return Prepared(self.steps["prepare"].path)
+
+    def mine(self, part: int) -> bool:
+        """Whether this process makes a part."""
+        return part % self.accelerator.num_processes == self.accelerator.process_index

@@ -1,0 +1,90 @@
+"""The steps of a run: which stage of which round reads what, where it writes, and the key that says whether it is done."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retort.config import Config
+from retort.data import fingerprint
+from retort.store import StageFolder, key_of
+
+# Raise a stage's version when what it writes changes for the same settings; folders of the old version are built again.
+VERSIONS = {
+    "prepare": 1,
+    "read": 1,
+    "label": 1,
+    "distil": 1,
+    "encode": 1,
+    "index": 1,
+    "retrieve": 1,
+    "evaluate": 1,
+    "report": 1,
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of one round: its config, its folder with the wanted key, and the names of the steps that it reads."""
+
+    name: str
+    stage: str
+    round: int
+    config: Config
+    folder: StageFolder
+    inputs: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """The folder of the stage."""
+        return self.folder.path
+
+
+def plan(config: Config, root: Path) -> dict[str, Step]:
+    """All steps of a run in `root` by name ("round-1/read"), in the order in which they run."""
+    steps: dict[str, Step] = {}
+
+    def add(stage: str, number: int, inputs: Sequence[str]) -> str:
+        settings = config.of_round(number)
+        name = stage if stage in ("prepare", "report") else f"round-{number}/{stage}"
+        keys = [steps[before].folder.key for before in inputs]
+        key = key_of(_section(settings, stage, number), keys, VERSIONS[stage])
+        steps[name] = Step(name, stage, number, settings, StageFolder(root / name, key, VERSIONS[stage]), tuple(inputs))
+        return name
+
+    prepare = add("prepare", 0, [])
+    encode = add("encode", 0, [prepare])
+    retrieve = add("retrieve", 0, [add("index", 0, [encode])])
+    evaluate = [add("evaluate", 0, [retrieve])]
+    read = distil = ""
+    for number in range(1, config.rounds + 1):
+        settings = config.of_round(number)
+        earlier = [read] if read and settings.read.later_rounds == "continue" else []
+        read = add("read", number, [prepare, retrieve, *earlier])
+        label = add("label", number, [read, retrieve])
+        earlier = [distil] if distil and settings.distil.later_rounds == "continue" else []
+        distil = add("distil", number, [label, *earlier])
+        encode = add("encode", number, [distil])
+        retrieve = add("retrieve", number, [add("index", number, [encode])])
+        evaluate.append(add("evaluate", number, [retrieve, label, *evaluate]))
+    add("report", config.rounds, evaluate)
+    return steps
+
+
+def _section(config: Config, stage: str, number: int) -> dict[str, Any]:
+    """The settings that decide what a stage writes: its own section, and what it takes from others."""
+    whole = config.model_dump(mode="json")
+    section = {stage: whole[stage], "round": number}
+    if stage == "prepare":
+        sources = [config.prepare.corpus, *config.prepare.queries.values(), *config.prepare.qrels.values()]
+        sources += [config.prepare.candidates] if config.prepare.candidates else []
+        section["sources"] = {source: fingerprint(source) for source in sources}
+    if stage in ("read", "distil", "index", "evaluate"):
+        section["seed"] = config.seed
+    if stage == "label":
+        section["prompts"] = whole["read"]["prompts"]
+    if stage == "encode" and number == 0:
+        section["student"] = whole["distil"]["student"]
+    if stage == "index" and number == 0:
+        section["bm25"] = whole["retrieve"]["bm25"]
+    return section

@@ -1,0 +1,98 @@
+"""What the prepare stage leaves, and how the stages after it read it: corpus, questions of each split, grades."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retort.records import Corpus, Group, Qrels, Query, Run
+from retort.store import write_atomic
+
+CORPUS, QUERIES, QRELS, CANDIDATES = "corpus.arrow", "queries.parquet", "qrels.parquet", "candidates.parquet"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The prepare folder, opened: nothing is read until it is asked for."""
+
+    folder: Path
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The passages, memory-mapped."""
+        return Corpus.open(self.folder / CORPUS)
+
+    @cached_property
+    def splits(self) -> dict[str, list[Query]]:
+        """The questions of each split."""
+        splits: dict[str, list[Query]] = {}
+        for row in pq.read_table(self.folder / QUERIES).to_pylist():
+            splits.setdefault(row["split"], []).append(Query(row["id"], row["text"], tuple(row["answers"])))
+        return splits
+
+    @cached_property
+    def queries(self) -> list[Query]:
+        """The questions of all splits."""
+        return [query for split in self.splits.values() for query in split]
+
+    def qrels(self, split: str) -> Qrels | None:
+        """The grades of a split, None where it has none."""
+        grades: dict[str, dict[str, int]] = {}
+        for row in pq.read_table(self.folder / QRELS, filters=[("split", "=", split)]).to_pylist():
+            grades.setdefault(row["query"], {})[row["passage"]] = row["grade"]
+        return Qrels(grades) if grades else None
+
+    def groups(self, candidates: Run, queries: Sequence[Query], depth: int) -> list[Group]:
+        """Each question with the passages of its first `depth` candidates; without any where the Run lacks it."""
+        corpus, groups = self.corpus, []
+        for query in queries:
+            rows = candidates.of(query.id)[0][:depth].tolist() if query.id in candidates else []
+            groups.append(Group(query, tuple(corpus[row] for row in rows)))
+        return groups
+
+
+def write_prepared(folder: Path, splits: Mapping[str, Sequence[Query]], qrels: Mapping[str, Qrels]) -> None:
+    """Write the questions and the grades of all splits. ValueError where two splits share a question id."""
+    rows = [(split, query) for split, queries in splits.items() for query in queries]
+    owner: dict[str, str] = {}
+    for split, query in rows:
+        if query.id in owner:
+            raise ValueError(
+                f"query id {query.id!r} stands in {owner[query.id]} and in {split}: ids must be unique over all splits"
+            )
+        owner[query.id] = split
+    answers = pa.array([list(query.answers) for _, query in rows], pa.list_(pa.string()))
+    columns = {
+        "split": [split for split, _ in rows],
+        "id": [query.id for _, query in rows],
+        "text": [query.text for _, query in rows],
+    }
+    _write(
+        folder / QUERIES, {**{name: pa.array(values, pa.string()) for name, values in columns.items()}, "answers": answers}
+    )
+    graded = [
+        (split, query, passage, grade)
+        for split, grades in qrels.items()
+        for query, judged in grades.grades.items()
+        for passage, grade in judged.items()
+    ]
+    kinds = (("split", pa.string()), ("query", pa.string()), ("passage", pa.string()), ("grade", pa.int32()))
+    _write(folder / QRELS, {name: pa.array([row[i] for row in graded], kind) for i, (name, kind) in enumerate(kinds)})
+
+
+def limited(queries: Sequence[Query], count: int | None) -> list[Query]:
+    """`count` of the queries, in their order, drawn by a hash of their ids; all of them where count is None."""
+    if count is None or count >= len(queries):
+        return list(queries)
+    drawn = sorted(queries, key=lambda query: hashlib.sha256(query.id.encode()).digest())[:count]
+    kept = {query.id for query in drawn}
+    return [query for query in queries if query.id in kept]
+
+
+def _write(path: Path, columns: Mapping[str, pa.Array]) -> None:
+    with write_atomic(path) as temporary:
+        pq.write_table(pa.table(dict(columns)), temporary, compression="zstd")
