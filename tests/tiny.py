@@ -129,12 +129,12 @@ def tiny_bart(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, dropout: flo
 
 
 def tiny_bert2bert(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, dropout: float = 0.0) -> EncoderDecoderModel:
-    """A random BERT encoder of two layers with a decoder of one, warm-started from it."""
+    """A random BERT encoder of two layers with a decoder of two, warm-started from it."""
     encoder = tiny_bert(len(tokenizer), seed=seed, dropout=dropout)
     encoder.pooler = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return warm_start(encoder, tokenizer, decoder_layers=1)
+        return warm_start(encoder, tokenizer, decoder_layers=2)
 
 
 READERS = {"t5": tiny_t5, "bart": tiny_bart, "bert": tiny_bert2bert}

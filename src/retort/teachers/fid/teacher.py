@@ -1,6 +1,7 @@
 """A trained reader as a Teacher: G for groups of candidates, its answers, and where it looked."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class FidTeacher:
         for string, spans, values in zip(strings, offsets, scores.tolist(), strict=True):  # type: ignore[arg-type]
             real = [(end, value) for (start, end), value in zip(spans, values, strict=False) if end > start]
             cuts = [0, *(end for end, _ in real)]
-            pieces = [string[before:end] for before, end in zip(cuts, cuts[1:], strict=False)]
+            pieces = [string[before:end] for before, end in pairwise(cuts)]
             shown.append((pieces, [value for _, value in real]))
         return shown
 
