@@ -49,11 +49,11 @@ $(READY): pyproject.toml constraints.txt | $(PYTHON)
 	@touch $@
 
 $(PYTHON):
-	@for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	@found=; for python in python3.11 python3.12 python3.13 python3.14 python3; do \
 	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "Retort needs Python 3.11 or later; found $$(python3 --version 2>&1 || true). Install one, or put it on PATH." >&2; \
+	  echo "Retort needs Python 3.11 or later; found $$(python3 --version 2>/dev/null || echo none). Install one, or put it on PATH." >&2; \
 	  exit 1; \
 	fi; \
 	echo "creating $(VENV) with $$($$found --version)"; \
