@@ -21,12 +21,13 @@ from retort.evidence import evaluate_round
 from retort.gathering import gather_report
 from retort.indexes.bm25 import BM25Index, BM25Settings
 from retort.indexes.dense import DenseIndex
+from retort.indexes.union import union
 from retort.indexes.vectors import VectorParts
 from retort.job import Bar, Bars, Job, no_bars
 from retort.losses import build
 from retort.plan import Step, plan
 from retort.prepared import CANDIDATES, CORPUS, Prepared, limited, write_prepared
-from retort.records import Corpus, Passage, Query, Run, union
+from retort.records import Corpus, Passage, Query, Run
 from retort.store import locked, remove, write_atomic, write_json, write_parts
 from retort.students.card import CardFacts, write_model_card
 from retort.students.dense import DenseStudent
@@ -34,6 +35,7 @@ from retort.students.loading import load_student
 from retort.teachers.fid.loading import load_reader, make_reader
 from retort.teachers.fid.teacher import FidTeacher, answer_groups
 from retort.teachers.fid.training import ReaderData, train_reader
+from retort.tensors import Student
 from retort.text import AnswerMatcher
 
 LABELS, ANSWERS, MAPS, MODEL = "labels.parquet", "answers.json", "maps.json", "model"
@@ -190,7 +192,7 @@ def distil(job: Job, step: Step) -> Facts:
     student = load_student(settings.student, folder=job.path(step.round - 1, "distil") / MODEL if goes_on else None)
     method = Method(objectives=build(settings.objectives))
 
-    def validate(candidate: DenseStudent) -> float:
+    def validate(candidate: Student) -> float:
         return label_agreement(
             candidate, of_split["dev"], prepared.corpus, prepared.splits["dev"], method=method,
             chunk_tokens=settings.chunk_tokens, accelerator=job.accelerator,
@@ -199,7 +201,8 @@ def distil(job: Job, step: Step) -> Facts:
     with job.bars("student steps", settings.steps) as bar:
         trained = train(
             student, of_split["train"], prepared.corpus, prepared.splits["train"], settings, method=method,
-            seed=step.config.seed, folder=step.path, accelerator=job.accelerator, validate=validate, progress=lambda number, facts: bar(1, facts),
+            seed=step.config.seed, folder=step.path, accelerator=job.accelerator, validate=validate,
+            progress=lambda number, facts: bar(1, facts),
         )  # fmt: skip
     _drop(job, step.path / CHECKPOINT)
     if job.accelerator.is_main_process:

@@ -4,6 +4,7 @@ A Run is the one table of the house: BM25 candidates, a student's results and a 
 Nothing here imports torch; a corpus and a Run can be read on a machine that has none.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,32 +255,10 @@ class Run:
         )
 
 
-def union(name: str, runs: Sequence[Run]) -> Run:
-    """Candidates of several Runs as one: every passage that any of them holds, scored by its best reciprocal rank.
-
-    Scores of different systems do not compare, ranks do. Passages at the same best rank stand in corpus order.
-
-    >>> a, b = Run.build("a", ["q"], [[1, 2]], [[9.0, 8.0]]), Run.build("b", ["q"], [[3, 1]], [[0.2, 0.1]])
-    >>> [values.tolist() for values in union("both", [a, b]).of("q")]
-    [[1, 3, 2], [1.0, 1.0, 0.5]]
-    """
-    query_ids = list(dict.fromkeys(query_id for run in runs for query_id in run.query_ids))
-    passages, scores = [], []
-    for query_id in query_ids:
-        best: dict[int, float] = {}
-        for run in runs:
-            for rank, row in enumerate(run.of(query_id)[0].tolist() if query_id in run else [], start=1):
-                best[row] = max(best.get(row, 0.0), 1.0 / rank)
-        passages.append(list(best))
-        scores.append(list(best.values()))
-    return Run.build(name, query_ids, passages, scores)
-
-
 def _check_run(run: Run) -> None:
     """ValueError that names the run, the query and the value where a promise of the Run does not hold."""
     if len(set(run.query_ids)) != len(run.query_ids):
-        seen: set[str] = set()
-        twice = next(q for q in run.query_ids if q in seen or seen.add(q))
+        twice = next(query for query, count in Counter(run.query_ids).items() if count > 1)
         raise ValueError(f"run {run.name!r} lists query {twice!r} twice: give each query once, with all its passages")
     if len(run.starts) != len(run.query_ids) + 1 or run.starts[-1] != len(run.passages):
         raise ValueError(f"run {run.name!r}: starts do not match {len(run.query_ids)} queries and {len(run.passages)} rows")
