@@ -1,6 +1,6 @@
 """What a round proves: the measures of its Runs for each question, with intervals, floors, and agreement with its labels.
 
-Between the pipeline and the evaluation family: reads stage folders, hands plain values to the family's pure functions.
+Between the pipeline and the families: reads stage folders, hands plain values to the family's pure functions.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,14 @@ from retort.evaluation.agreement import run_agreement
 from retort.evaluation.floors import answer_floors
 from retort.evaluation.metrics import PerQuery, answer_scores, evaluate
 from retort.evaluation.significance import bootstrap_interval
+from retort.indexes.exact import exact_top
+from retort.indexes.vectors import VectorParts
+from retort.job import Job
 from retort.plan import Step
 from retort.prepared import Prepared
 from retort.records import Run
 from retort.store import read_json, write_json
+from retort.students.dense import DenseStudent
 
 Steps = Mapping[str, Step]
 RESULTS, SUMMARY, AGREEMENT = "results", "summary.json", "agreement.json"
@@ -46,6 +50,21 @@ def evaluate_round(steps: Steps, step: Step, prepared: Prepared) -> int:
     if step.round:
         write_json(step.path / AGREEMENT, _agreement(steps, step, prepared))
     return count
+
+
+def answers_found(student: DenseStudent, labels: Run, prepared: Prepared, measure: str, job: Job) -> float:
+    """has_answer@k of a student on the dev questions, searching all of their labelled candidates together.
+
+    The candidates of all questions stand for the corpus, so that a student can be judged in training without encoding it.
+    """
+    queries = [query for query in prepared.splits["dev"] if query.answers]
+    pool = np.unique(labels.select([query.id for query in queries if query.id in labels]).passages)
+    precision = job.accelerator.autocast
+    vectors = student.embed([prepared.corpus[row] for row in pool.tolist()], "passage", autocast=lambda: precision())
+    found = student.embed(queries, "query", autocast=lambda: precision())
+    scores, places = exact_top(VectorParts.of(vectors), found, int(measure.partition("@")[2]))
+    run = Run.build("dev", [query.id for query in queries], list(pool[places]), list(scores))
+    return evaluate(run, prepared.corpus, queries=queries, measures=[measure]).means()[measure]
 
 
 def stage_path(steps: Steps, number: int, stage: str) -> Path:

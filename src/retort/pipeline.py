@@ -17,7 +17,7 @@ from retort.data import read_candidates, read_corpus, read_qrels, read_queries
 from retort.distil.agreement import label_agreement
 from retort.distil.loop import CHECKPOINT, Trained, train
 from retort.distil.method import Method
-from retort.evidence import evaluate_round
+from retort.evidence import answers_found, evaluate_round
 from retort.gathering import gather_report
 from retort.indexes.bm25 import BM25Index, BM25Settings
 from retort.indexes.dense import DenseIndex
@@ -193,6 +193,8 @@ def distil(job: Job, step: Step) -> Facts:
     method = Method(objectives=build(settings.objectives))
 
     def validate(candidate: Student) -> float:
+        if settings.selection != "labels":
+            return answers_found(student, of_split["dev"], prepared, settings.selection, job)
         return label_agreement(
             candidate, of_split["dev"], prepared.corpus, prepared.splits["dev"], method=method,
             chunk_tokens=settings.chunk_tokens, accelerator=job.accelerator,
@@ -207,8 +209,8 @@ def distil(job: Job, step: Step) -> Facts:
     _drop(job, step.path / CHECKPOINT)
     if job.accelerator.is_main_process:
         write_model_card(step.path / MODEL, _card(step, trained, len(prepared.corpus)))
-    items = trained.steps * settings.batch * settings.candidates
-    return {"items": items, "best_step": trained.best_step, "dropped": dict(trained.dropped)}
+    items, dropped = trained.steps * settings.batch * settings.candidates, dict(trained.dropped)
+    return {"items": items, "best_step": trained.best_step, "dropped": dropped}
 
 
 def encode(job: Job, step: Step) -> Facts:

@@ -175,7 +175,9 @@ class Distil(Section):
     evaluate_every: PositiveInt = 500
     checkpoint_every: PositiveInt = 500
     patience: PositiveInt | None = None  # evaluations without a better dev value before training stops
-    selection: Literal["has_answer@20", "labels"] = "labels"  # on the dev questions; never grades of train
+    # what the best step is chosen by, on the dev questions: agreement with their labels, or has_answer@k in a search over
+    # all their candidates together; never grades
+    selection: str = Field(default="labels", pattern=r"^(labels|has_answer@[1-9]\d*)$")
     later_rounds: Literal["restart", "continue"] = "restart"
 
 
