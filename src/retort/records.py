@@ -89,8 +89,7 @@ class Corpus:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} is outside the corpus of {len(self)} passages")
         chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
-        offset = row - int(self._starts[chunk])
-        return Passage(*(column.chunk(chunk)[offset].as_py() for column in self.table.columns))
+        return Passage(*(column.chunk(chunk)[row - self._starts[chunk]].as_py() for column in self.table.columns))
 
     def __iter__(self) -> Iterator[Passage]:
         for batch in self.table.to_batches():
