@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -130,7 +131,10 @@ def load_t5(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> T5ForCond
     model = T5ForConditionalGeneration(T5Config(**config))
     weights = {name: value for name, value in state.items() if name != REMOVED_BIAS}
     tied = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
-    tied += ["lm_head.weight"] if model.config.tie_word_embeddings else []
+    tied += ["lm_head.weight"] if config.get("tie_word_embeddings", True) else []
+    head = weights.get("lm_head.weight")
+    if head is not None and not torch.equal(head, weights.get("shared.weight", head)):  # T5 1.1; the class ties by itself
+        model.lm_head.weight = nn.Parameter(torch.empty_like(head))
     try:
         missing, unknown = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
