@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -311,3 +313,9 @@ def test_a_file_whose_rows_were_changed_is_refused(tmp_path):
     pq.write_table(table.set_column(2, "scores", ascending), tmp_path / "run.parquet")
     with pytest.raises(ValueError, match="query 'a' is not descending"):
         Run.read(tmp_path / "run.parquet")
+
+
+def test_records_and_text_load_without_torch():
+    code = "import sys, retort.records, retort.text; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
