@@ -311,7 +311,7 @@ def test_a_file_whose_rows_were_changed_is_refused(tmp_path):
     table = pq.read_table(tmp_path / "run.parquet")
     ascending = pa.array([[1.0, 2.0]], pa.large_list(pa.float32()))
     pq.write_table(table.set_column(2, "scores", ascending), tmp_path / "run.parquet")
-    with pytest.raises(ValueError, match="query 'a' is not descending"):
+    with pytest.raises(ValueError, match="query 'a' is not in descending order"):
         Run.read(tmp_path / "run.parquet")
 
 
