@@ -9,9 +9,10 @@ untouched student, and for each round the teacher's labels and the student. The 
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
-from rows import config_on, data_folder, measured, narrated, options, print_line, row
+from rows import config_on, data_folder, measured, options, print_line, row
 
 from retort import pipeline
 from retort.evidence import round_runs
@@ -26,9 +27,9 @@ def main(argv: Sequence[str]) -> None:
     if folder is None:
         return
     config = config_on(folder, arguments.recipe, arguments.set)
-    with narrated():
+    with redirect_stdout(sys.stderr):  # stdout is the one line
         steps = pipeline.run(config, arguments.out, started=_tell)
-    print_line("fairytaleqa", {"seconds": seconds(steps), "runs": test_rows(steps)}, argv=argv)
+    print_line("fairytaleqa", {"seconds": seconds(steps), "runs": run_rows(steps)}, argv=argv)
 
 
 def seconds(steps: Mapping[str, Step]) -> dict[str, float]:
@@ -36,7 +37,7 @@ def seconds(steps: Mapping[str, Step]) -> dict[str, float]:
     return {name: round(read_json(step.path / COST)["seconds"], 1) for name, step in steps.items()}
 
 
-def test_rows(steps: Mapping[str, Step]) -> dict[str, dict[str, list[float]]]:
+def run_rows(steps: Mapping[str, Step]) -> dict[str, dict[str, list[float]]]:
     """The measures of every Run of every round on the test questions."""
     prepared = Prepared(steps["prepare"].path)
     qrels = prepared.qrels("test")

@@ -3,8 +3,8 @@
 Unlike the label-free loop this READS qrels/train.tsv: it is the supervised rival that the loop is measured against. In-batch
 negatives and one BM25 negative that is not gold, by sentence-transformers' own loss and trainer; of its epochs the one with
 the lowest loss on dev is kept. Encoded, searched and measured by Retort, like every other row of the table. The student, its
-lengths and its dropout come from the recipe of the loop, so that only the supervision differs. The same command goes on at
-the last whole epoch after an interruption.
+lengths and its dropout come from the recipe of the loop; it trains on all train questions, or on those that the loop has if
+--questions is the loop's prepare.limit. After an interruption the same command goes on at the last whole epoch.
 
     RETORT_DATA=data python benchmarks/gold_baseline.py [--out runs/gold_baseline] [--epochs 3] [--steps 100]
 """
@@ -12,11 +12,12 @@ the last whole epoch after an interruption.
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
-from rows import config_on, data_folder, measured, narrated, options, print_line, row
+from rows import config_on, data_folder, measured, options, print_line, row
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
@@ -29,6 +30,7 @@ from retort.data import fingerprint, read_corpus, read_qrels, read_queries
 from retort.indexes.bm25 import BM25Index, BM25Settings
 from retort.indexes.exact import exact_top
 from retort.indexes.vectors import VectorParts
+from retort.prepared import limited
 from retort.records import Corpus, Qrels, Query, Run
 from retort.store import COST, StageFolder, key_of, read_json, remove
 from retort.students.dense import DenseStudent
@@ -53,8 +55,8 @@ def main(argv: Sequence[str]) -> None:
     if folder is None:
         return
     config = config_on(folder, arguments.recipe, arguments.set)
-    data = read_data(config, folder / "qrels" / "train.tsv")
-    with narrated():
+    data = read_data(config, folder / "qrels" / "train.tsv", arguments.questions)
+    with redirect_stdout(sys.stderr):  # the trainer prints its losses; stdout is the one line
         stage = trained(config, data, arguments)
         run = searched(config, data, stage.path / "model")
     result = measured(run, data.corpus, data.queries["test"], data.qrels["test"])
@@ -63,12 +65,13 @@ def main(argv: Sequence[str]) -> None:
     print_line("gold_baseline", facts, argv=argv)
 
 
-def read_data(config: Config, train_grades: Path) -> GoldData:
-    """The recipe's questions and passages, and the grades that the loop is not given."""
+def read_data(config: Config, train_grades: Path, train_questions: int | None) -> GoldData:
+    """The recipe's passages, dev and test questions; of those of train as many as are asked for, and the grades of all."""
+    limits = {**config.prepare.limit, "train": train_questions}
     grades = {**config.prepare.qrels, "train": str(train_grades)}
     return GoldData(
         Corpus.from_passages(read_corpus(config.prepare.corpus)),
-        {split: read_queries(source, split) for split, source in config.prepare.queries.items()},
+        {split: limited(read_queries(source, split), limits.get(split)) for split, source in config.prepare.queries.items()},
         {split: read_qrels(source, split) for split, source in grades.items()},
     )
 
@@ -90,12 +93,12 @@ def triplets(student: DenseStudent, data: GoldData, split: str, bm25: BM25Index)
             rows += [(query.text, passage_text(data.corpus[place], passages), negative) for place in gold]
     if not rows:
         raise ValueError(f"none of {len(data.queries[split])} {split} questions has a gold passage and a negative")
-    return Dataset.from_dict(dict(zip(SIDES, zip(*rows, strict=True), strict=True)))
+    return Dataset.from_list([dict(zip(SIDES, texts, strict=True)) for texts in rows])
 
 
 def trained(config: Config, data: GoldData, arguments: argparse.Namespace) -> StageFolder:
     """The folder of the fine-tuned student; trained unless it is there already for the same data and settings."""
-    settings = {name: getattr(arguments, name) for name in ("batch", "epochs", "steps", "learning_rate")}
+    settings = {name: getattr(arguments, name) for name in ("batch", "epochs", "steps", "learning_rate", "questions")}
     sources = [fingerprint(config.prepare.corpus), fingerprint(config.prepare.queries["train"])]
     section = {"student": config.distil.student.model_dump(), "seed": config.seed, **settings}
     stage = StageFolder(arguments.out / "train", key_of(section, sources, 1), 1)
@@ -117,7 +120,7 @@ def trained(config: Config, data: GoldData, arguments: argparse.Namespace) -> St
 def training_arguments(
     config: Config, student: DenseStudent, folder: Path, arguments: argparse.Namespace
 ) -> SentenceTransformerTrainingArguments:
-    """sentence-transformers' own defaults (linear schedule, AdamW) but for what is named; device and precision as the loop's."""
+    """sentence-transformers' own defaults but for what is named; device and precision as in the loop."""
     accelerator = compute.accelerator(config.compute)
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder),
@@ -144,10 +147,8 @@ def training_arguments(
     )
 
 
-def fine_tune(
-    student: DenseStudent, train: Dataset, dev: Dataset, settings: SentenceTransformerTrainingArguments
-) -> int:
-    """The number of steps after which the student, changed in place, is fine-tuned; from the last checkpoint if one is there."""
+def fine_tune(student: DenseStudent, train: Dataset, dev: Dataset, settings: SentenceTransformerTrainingArguments) -> int:
+    """The steps after which the student, changed in place, is fine-tuned; from its last checkpoint where there is one."""
     loss = MultipleNegativesRankingLoss(student.model, scale=1 / student.scale, similarity_fct=dot_score)
     trainer = SentenceTransformerTrainer(student.model, settings, train_dataset=train, eval_dataset=dev, loss=loss)
     folder = Path(str(settings.output_dir))
@@ -172,6 +173,7 @@ def _options() -> argparse.ArgumentParser:
     parser = options(__doc__, out=Path("runs/gold_baseline"))
     parser.add_argument("--batch", type=int, default=32, help="questions of a step: 63 negatives for each (default 32)")
     parser.add_argument("--epochs", type=float, default=3, help="passes over the train questions (default 3)")
+    parser.add_argument("--questions", type=int, help="train on so many questions (default all)")
     parser.add_argument("--steps", type=int, help="stop after so many steps, whatever the epochs")
     parser.add_argument("--learning-rate", type=float, default=3e-5, help="the highest of the schedule (default 3e-5)")
     return parser

@@ -10,8 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ DIGITS = 4  # of a share: a hundredth of a point
 def options(text: str, *, out: Path) -> argparse.ArgumentParser:
     """The options that every benchmark on FairytaleQA takes."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=out, help=f"the folder of the run (default {out}); it may be gone on with")
+    parser.add_argument("--out", type=Path, default=out, help=f"the run's folder, to go on in too (default {out})")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "fairytaleqa_cpu.yaml", help="the settings")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="a change of them; may be repeated")
     return parser
@@ -111,16 +110,6 @@ def machine() -> dict[str, str | int | None]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-@contextmanager
-def narrated() -> Iterator[None]:
-    """Inside, what others print goes to stderr, so that stdout stays the one line of JSON."""
-    before, sys.stdout = sys.stdout, sys.stderr
-    try:
-        yield
-    finally:
-        sys.stdout = before
 
 
 def _cpu_model() -> str:

@@ -6,21 +6,24 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from retort import pipeline
+from retort.checks import check_config
 from retort.config import load
 from retort.job import Bar, Bars
 from retort.plan import Step, plan
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 BAD_INPUT, FAILED = 2, 1  # exit codes: the user can mend it; something broke
+STATES = {"missing": "starts", "partial": "goes on", "stale": "has changed, starts again", "forced": "starts again"}
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file, or the folder of a run")]
 Out = Annotated[Path | None, typer.Option("--out", help="the run's folder; default runs/<name of the config file>")]
@@ -78,8 +81,7 @@ for _name, _text in {
 def status(config: ConfigFile, out: Out = None, changes: Changes = [], as_json: AsJson = False) -> None:  # noqa: B006
     """The state of every step: done, stale, partial (and how far), missing."""
     steps = plan(load(_file(config), changes), _root(config, out))
-    rows = {name: _state(step) for name, step in steps.items()}
-    _print_table(("step", "state"), [[name, state] for name, state in rows.items()], rows, as_json)
+    _print_states(steps, list(steps), as_json)
 
 
 @app.command()
@@ -101,11 +103,11 @@ def main() -> None:
     transformers_logging.disable_progress_bar()
     try:
         app()
-    except (ValueError, FileNotFoundError, BlockingIOError) as error:
-        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+    except (ValueError, FileNotFoundError, BlockingIOError, ImportError) as error:
+        _say("error", error)
         sys.exit(BAD_INPUT)
     except (OSError, FloatingPointError) as error:
-        Console(stderr=True).print(f"[red]failed:[/] {error}", highlight=False, soft_wrap=True)
+        _say("failed", error)
         sys.exit(FAILED)
 
 
@@ -118,23 +120,36 @@ def _work(
     only = [name for name, step in steps.items() if _wanted(step, chosen)] if chosen else None
     if only == []:
         raise ValueError(f"no step {chosen} in this run: its steps are {', '.join(steps)}")
-    pipeline.check(settings)
+    check_config(settings)
     if dry_run:
-        rows = {name: _state(steps[name]) for name in only or steps}
-        _print_table(("step", "state"), [[name, state] for name, state in rows.items()], rows, as_json)
+        _print_states(steps, only or list(steps), as_json)
         return
-    quiet = as_json or int(os.environ.get("LOCAL_RANK", "0")) > 0
-    console = Console(stderr=True, quiet=quiet)
+    main = int(os.environ.get("LOCAL_RANK", "0")) == 0  # under torchrun one process speaks
+    console = Console(stderr=True, quiet=as_json or not main, markup=False, highlight=False, soft_wrap=True)
     pipeline.run(
         settings, root, bars=_bars(console), only=only, force=force,
-        started=lambda step, state: console.print(f"{step.name}: {state}", highlight=False),
+        started=lambda step, state: console.print(f"{step.name}: {STATES.get(state, state)}"),
+        finished=lambda step, facts: console.print(_warning(step, facts)) if facts.get("dropped") else None,
     )  # fmt: skip
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0 and "report" in (only or steps):
+    if main and "report" in (only or steps):
         _print_results(root, as_json)
+    elif main:
+        _print_states(steps, only or list(steps), as_json)
 
 
 def _wanted(step: Step, chosen: tuple[str, int | None]) -> bool:
     return step.stage == chosen[0] and chosen[1] in (None, step.round)
+
+
+def _warning(step: Step, facts: Mapping[str, Any]) -> str:
+    """One line on the questions that could not be trained on."""
+    dropped = ", ".join(f"{count} {reason}" for reason, count in facts["dropped"].items())
+    return f"{step.name}: warning: {sum(facts['dropped'].values())} train questions were left out: {dropped}"
+
+
+def _print_states(steps: Mapping[str, Step], names: list[str], as_json: bool) -> None:
+    rows = {name: _state(steps[name]) for name in names}
+    _print_table(("step", "state"), [[name, state] for name, state in rows.items()], rows, as_json)
 
 
 def _state(step: Step) -> str:
@@ -143,11 +158,19 @@ def _state(step: Step) -> str:
 
 
 def _file(config: Path) -> Path:
-    return config / "config.json" if (config / "config.json").is_file() else config
+    """The config in the folder of a run, or the file itself."""
+    return config / "config.json" if config.is_dir() else config
 
 
 def _root(config: Path, out: Path | None) -> Path:
-    return out or (config if (config / "config.json").is_file() else Path("runs") / config.stem)
+    """Where the run is: said, the folder that the config lies in, or a new one by its name."""
+    kept = config if config.is_dir() else config.parent if config.name == "config.json" else None
+    return out or kept or Path("runs") / config.stem
+
+
+def _say(kind: str, error: Exception) -> None:
+    """An error on standard error, brackets and all."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]{kind}:[/]", escape(str(error)))
 
 
 def _print_results(root: Path, as_json: bool) -> None:
@@ -175,7 +198,7 @@ def _print_table(columns: tuple[str, ...], rows: list[list[str]], value: object,
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160).print(table, markup=False)
+    Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160, markup=False).print(table)
 
 
 def _bars(console: Console) -> Bars:

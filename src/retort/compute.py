@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast, set_seed
 from jaxtyping import Int64
 from torch import Tensor
@@ -32,10 +33,15 @@ Item = TypeVar("Item")
 
 
 def accelerator(settings: Compute, *, tracking: Path | None = None) -> Accelerator:
-    """The process group, device and precision of this run. Trackers, where asked for, write under `tracking`."""
+    """The process group, device and precision of this run. Trackers, where asked for, write under `tracking`.
+
+    ValueError where the GPU that is asked for is not there, ImportError where a tracker is not installed.
+    """
     on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("compute.device is 'cuda' and torch sees no GPU: install a CUDA build of torch, or set it to auto")
+    if missing := sorted(set(settings.trackers) - set(map(str, get_available_trackers()))):  # accelerate would drop them
+        raise ImportError(f"compute.trackers names {missing}, which is not here: pip install {' '.join(missing)}")
     return Accelerator(
         cpu=on_cpu,
         mixed_precision="bf16" if _bfloat16(settings.precision, on_cpu=on_cpu) else "no",

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from retort.config import Config
 from retort.evaluation.agreement import run_agreement
 from retort.evaluation.floors import answer_floors
+from retort.evaluation.measure_names import check_measures
 from retort.evaluation.metrics import PerQuery, answer_scores, evaluate
 from retort.evaluation.significance import bootstrap_interval
 from retort.indexes.exact import exact_top
@@ -39,7 +41,8 @@ def evaluate_round(steps: Steps, step: Step, prepared: Prepared) -> int:
         results = {run.name: _measured(run, split, step, prepared) for run in round_runs(steps, step)}
         if step.round:
             answers = read_json(stage_path(steps, step.round, "label") / "answers.json")
-            results["reader"] = answer_scores({q.id: answers.get(q.id, "") for q in queries if q.answers}, queries=queries)
+            if asked := [query for query in queries if query.answers]:
+                results["reader"] = answer_scores({q.id: answers.get(q.id, "") for q in asked}, queries=asked)
         else:
             results |= _floors(round_runs(steps, step)[-1], split, step, prepared, rng)
         for name, result in results.items():
@@ -80,11 +83,29 @@ def round_runs(steps: Steps, step: Step) -> list[Run]:
     return [Run.read(stage_path(steps, step.round, "label") / "labels.parquet"), Run.read(found / "student.parquet")]
 
 
-def _measures(split: str, step: Step, prepared: Prepared) -> list[str]:
-    """ir-measures where the split has grades, has_answer where all its questions have answers."""
-    measures = list(step.config.evaluate.measures) if prepared.qrels(split) else []
+def headline(config: Config, prepared: Prepared) -> str:
+    """The measure that decides: the one that the config names, else nDCG@10, has_answer@20, or what else there is.
+
+    It has to be measured on dev, where the best round is chosen, and on test. ValueError where it is not.
+    """
+    splits = [split for split in ("dev", "test") if prepared.splits.get(split)]
+    measured = [measures_of(split, config, prepared) for split in splits]
+    both = [name for name in measured[0] if all(name in names for names in measured)]
+    wanted = config.evaluate.headline
+    if wanted and check_measures([wanted])[0] not in both:
+        raise ValueError(f"evaluate.headline is {wanted!r}, expected one that is measured on {splits}: {both}")
+    if not both:
+        raise ValueError(f"no measure is common to {splits}: {measured}; give both grades, or answers to all questions")
+    preferred = (check_measures([wanted]) if wanted else []) + ["nDCG@10", "has_answer@20", *both]
+    return next(name for name in preferred if name in both)
+
+
+def measures_of(split: str, config: Config, prepared: Prepared) -> list[str]:
+    """ir-measures where the split has grades, has_answer where all its questions have answers; ValueError without any."""
+    names = list(config.evaluate.measures) if prepared.qrels(split) else []
     if all(query.answers for query in prepared.splits[split]):
-        measures += [f"has_answer@{k}" for k in step.config.evaluate.answers_at]
+        names += [f"has_answer@{k}" for k in config.evaluate.answers_at]
+    measures = check_measures(names) if names else []
     if not measures:
         raise ValueError(
             f"the {split} questions have neither grades nor answers: nothing can be measured; give prepare.qrels"
@@ -93,13 +114,13 @@ def _measures(split: str, step: Step, prepared: Prepared) -> list[str]:
 
 
 def _measured(run: Run, split: str, step: Step, prepared: Prepared) -> PerQuery:
-    measures, queries = _measures(split, step, prepared), prepared.splits[split]
+    measures, queries = measures_of(split, step.config, prepared), prepared.splits[split]
     return evaluate(run, prepared.corpus, queries=queries, measures=measures, qrels=prepared.qrels(split))
 
 
 def _floors(run: Run, split: str, step: Step, prepared: Prepared, rng: np.random.Generator) -> dict[str, PerQuery]:
     """What has_answer@k is worth here: with another question's answers, and with random passages."""
-    measures = [name for name in _measures(split, step, prepared) if name.startswith("has_answer")]
+    measures = [name for name in measures_of(split, step.config, prepared) if name.startswith("has_answer")]
     if not measures:
         return {}
     return answer_floors(run, prepared.corpus, queries=prepared.splits[split], measures=measures, rng=rng)

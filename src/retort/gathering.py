@@ -14,7 +14,7 @@ from retort.evaluation.metrics import PerQuery
 from retort.evaluation.report import AttentionMap, Cost, Example, Examples, Looked, Report, Shown, Table, write_report
 from retort.evaluation.significance import Comparison, compare
 from retort.evaluation.verdict import Role, RunRow
-from retort.evidence import AGREEMENT, RESULTS, SUMMARY, Steps, round_runs, stage_path
+from retort.evidence import AGREEMENT, RESULTS, SUMMARY, Steps, headline, round_runs, stage_path
 from retort.plan import Step
 from retort.prepared import Prepared
 from retort.records import Query, Run
@@ -27,35 +27,29 @@ ROLES: dict[str, Role] = {BM25: "baseline", UNTOUCHED: "student", "teacher": "te
 
 def gather_report(steps: Steps, step: Step, prepared: Prepared) -> int:
     """The number of the best round, chosen on dev; index.html and report.json are in the step's folder."""
-    headline, split = _headline(step, prepared), _last_split(prepared)
+    deciding, split = headline(step.config, prepared), _last_split(prepared)
     rounds = range(1, step.config.rounds + 1)
     summaries = [read_json(stage_path(steps, number, "evaluate") / SUMMARY) for number in range(step.config.rounds + 1)]
-    best = max(rounds, key=lambda number: summaries[number]["dev"][f"round-{number}"]["means"][headline])
+    best = max(rounds, key=lambda number: summaries[number]["dev"][f"round-{number}"]["means"][deciding])
     rows = [
         _run_row(name, facts, best) for summary in summaries for name, facts in summary[split].items() if name != "reader"
     ]
     report = Report(
         title=step.path.parent.name,
-        measure=headline,
+        measure=deciding,
         subtitle=f"{split} split: {len(prepared.splits[split])} questions, {len(prepared.corpus)} passages",
         rows=rows,
-        comparisons=_comparisons(steps, step, split, headline, best),
+        comparisons=_comparisons(steps, step, split, deciding, best),
         curves=_curves(steps, rounds),
         tables=[_reader_table(summaries, split), _agreement_table(steps, rounds)],
         costs=_costs(steps),
-        examples=_examples(steps, step, prepared, split, headline, best),
-        attention=_maps(steps, prepared, best),
+        examples=_examples(steps, step, prepared, split, deciding, best),
+        attention=_maps(steps, prepared, best)[: step.config.report.maps],
         config=json.loads((step.path.parent / "config.json").read_text()),
         environment=_environment(),
     )
     write_report(report, step.path)
     return best
-
-
-def _headline(step: Step, prepared: Prepared) -> str:
-    """The measure that decides: nDCG@10 where dev has grades, else has_answer@20, unless the config names one."""
-    graded = prepared.qrels("dev") is not None and "nDCG@10" in step.config.evaluate.measures
-    return step.config.evaluate.headline or ("nDCG@10" if graded else "has_answer@20")
 
 
 def _last_split(prepared: Prepared) -> str:
@@ -81,14 +75,14 @@ def _results(steps: Steps, number: int, split: str, name: str) -> PerQuery:
     return PerQuery.read(stage_path(steps, number, "evaluate") / RESULTS / f"{split}.{name}.parquet")
 
 
-def _comparisons(steps: Steps, step: Step, split: str, headline: str, best: int) -> list[Comparison]:
+def _comparisons(steps: Steps, step: Step, split: str, measure: str, best: int) -> list[Comparison]:
     """The best round against BM25, the untouched student and the round before it; one Holm family."""
     rivals = {name: _results(steps, 0, split, name) for name in (BM25, UNTOUCHED)}
     if best > 1:
         rivals[f"round-{best - 1}"] = _results(steps, best - 1, split, f"round-{best - 1}")
     system = _results(steps, best, split, f"round-{best}")
     measures = list(
-        dict.fromkeys([headline, *(name for name in ("R@5", "R@20", "has_answer@20") if name in system.measures)])
+        dict.fromkeys([measure, *(name for name in ("R@5", "R@20", "has_answer@20") if name in system.measures)])
     )
     settings = step.config.evaluate
     rng = np.random.default_rng([step.config.seed, 1])
@@ -131,14 +125,14 @@ def _costs(steps: Steps) -> list[Cost]:
     ]
 
 
-def _examples(steps: Steps, step: Step, prepared: Prepared, split: str, headline: str, best: int) -> Examples:
+def _examples(steps: Steps, step: Step, prepared: Prepared, split: str, measure: str, best: int) -> Examples:
     """The questions that the best round gained and lost most on, against the untouched student."""
     before, after = (
         Run.read(stage_path(steps, 0, "retrieve") / "student.parquet"),
         round_runs(steps, steps[f"round-{best}/evaluate"])[1],
     )
     old, new = _results(steps, 0, split, UNTOUCHED), _results(steps, best, split, f"round-{best}")
-    gain = new.measures[headline] - old.measures[headline]
+    gain = new.measures[measure] - old.measures[measure]
     order = np.argsort(-gain, kind="stable")
     queries = {query.id: query for query in prepared.splits[split]}
     judge = _Judge(prepared, split)

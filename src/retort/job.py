@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from accelerate import Accelerator
 
@@ -12,6 +12,7 @@ from retort.plan import Step
 from retort.prepared import Prepared
 
 
+@runtime_checkable  # asked for by the checks of the tests
 class Bar(Protocol):
     """Shows that `count` more items are done, with facts such as the loss."""
 
@@ -27,6 +28,22 @@ Bars = Callable[[str, int | None], AbstractContextManager[Bar]]
 def no_bars(name: str, total: int | None) -> Iterator[Bar]:
     """Progress that shows nothing."""
     yield lambda count=1, facts=None: None
+
+
+def by_step(bar: Bar, log: Callable[..., None] = lambda facts, step: None) -> Callable[[int, Mapping[str, float]], None]:
+    """What a training calls with its step and facts; the bar stands at that step, also where the training goes on.
+
+    `log`, such as an accelerator's, gets the facts as a dict and the step.
+    """
+    done = 0
+
+    def progress(step: int, facts: Mapping[str, float]) -> None:
+        nonlocal done
+        bar(step - done, facts)
+        log(dict(facts), step=step)
+        done = step
+
+    return progress
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from retort import compute
+from retort.checks import check_candidates, check_config, check_grades, check_questions, check_start
 from retort.config import Config, Index, load
 from retort.data import read_candidates, read_corpus, read_qrels, read_queries
 from retort.distil.agreement import label_agreement
@@ -22,13 +23,13 @@ from retort.gathering import gather_report
 from retort.indexes.bm25 import BM25Index, BM25Settings
 from retort.indexes.dense import DenseIndex
 from retort.indexes.union import union
-from retort.indexes.vectors import VectorParts
-from retort.job import Bar, Bars, Job, no_bars
+from retort.indexes.vectors import VectorParts, half_precision
+from retort.job import Bar, Bars, Job, by_step, no_bars
 from retort.losses import build
 from retort.plan import Step, plan
-from retort.prepared import CANDIDATES, CORPUS, Prepared, limited, write_prepared
+from retort.prepared import CANDIDATES, CORPUS, Prepared, distinct, limited, write_prepared
 from retort.records import Corpus, Passage, Query, Run
-from retort.store import locked, remove, write_atomic, write_json, write_parts
+from retort.store import MANIFEST, PARTS, disk_watched, locked, read_json, remove, write_atomic, write_json, write_parts
 from retort.students.card import CardFacts, write_model_card
 from retort.students.dense import DenseStudent
 from retort.students.loading import load_student
@@ -36,9 +37,9 @@ from retort.teachers.fid.loading import load_reader, make_reader
 from retort.teachers.fid.teacher import FidTeacher, answer_groups
 from retort.teachers.fid.training import ReaderData, train_reader
 from retort.tensors import Student
-from retort.text import AnswerMatcher
 
 LABELS, ANSWERS, MAPS, MODEL = "labels.parquet", "answers.json", "maps.json", "model"
+MOST_MAPS = 20  # questions whose heat-map is kept; report.maps says how many are shown
 Facts = Mapping[str, Any]
 
 
@@ -50,36 +51,37 @@ def run(
     only: Sequence[str] | None = None,
     force: bool = False,
     started: Callable[[Step, str], None] = lambda step, state: None,
+    finished: Callable[[Step, Facts], None] = lambda step, facts: None,
 ) -> dict[str, Step]:
     """All steps of the run in `root`, done: finished ones are skipped, unfinished ones go on, stale ones are built again.
 
     `only` names steps ("round-1/read") whose inputs have to be done; `force` builds those (or all) again. `started` hears
-    of every step and its state. ValueError, before any work, where the config asks for what cannot be.
+    of every step and its state ("forced" with `force`), `finished` what a step found. ValueError, before any work, where
+    the config asks for what cannot be.
     """
-    check(config)
+    check_config(config)
     steps = plan(config, root)
+    names = list(only or steps)
+    check_start(steps, names, force=force)
     job = Job(steps, compute.accelerator(config.compute, tracking=root / "trackers"), bars)
     main = job.accelerator.is_main_process
     with locked(root) if main else nullcontext():
         if main:
-            write_json(root / "config.json", config.model_dump(mode="json"))
-        for name in only or steps:
-            step = steps[name]
-            job.accelerator.wait_for_everyone()
-            again = force and (only is None or name in only)
-            state = "stale" if again else step.folder.state()
+            _keep_config(root / "config.json", config)
+        for name in names:
+            step, state = steps[name], "forced" if force else steps[name].folder.state()
             started(step, state)
-            if state == "done":
-                continue
-            for before in step.inputs:
-                steps[before].folder.manifest()
-            _perform(job, step, again)
+            if state != "done":
+                finished(step, _perform(job, step, force))
+            elif main:
+                _tidy(step)
     return steps
 
 
-def _perform(job: Job, step: Step, again: bool) -> None:
-    """Run one stage, in all processes or in the main one, and finish its folder."""
+def _perform(job: Job, step: Step, again: bool) -> Facts:
+    """What a stage found, run in all processes or in the main one; its folder is finished."""
     main = job.accelerator.is_main_process
+    job.accelerator.wait_for_everyone()  # until here the others look at the folder's state
     if main:
         remove(step.path) if again else None
         step.folder.open()
@@ -87,27 +89,15 @@ def _perform(job: Job, step: Step, again: bool) -> None:
     compute.seed_everything(step.config.seed)
     facts: Facts = {}
     if main or step.stage in SHARED:
-        with compute.measured(step.path, UNITS.get(step.stage, "items"), write=main) as meter:
+        unit = UNITS.get(step.stage, "items")
+        with disk_watched(step.path), compute.measured(step.path, unit, write=main) as meter:
             facts = STAGES[step.stage](job, step)
             meter.items = int(facts.get("items", 0))
     job.accelerator.wait_for_everyone()
     if main:
         step.folder.finish(facts)
-
-
-def check(config: Config) -> None:
-    """Refuse what can be known to fail: models that are not there, splits and questions that a stage needs."""
-    splits = config.prepare.queries
-    if "train" not in splits or "dev" not in splits:
-        raise ValueError(f"prepare.queries names {sorted(splits)}, expected train and dev (dev questions select models)")
-    if "file" in config.retrieve.first and config.prepare.candidates is None:
-        raise ValueError("retrieve.first holds 'file' but prepare.candidates is not set: name the file of candidates")
-    for number in range(1, config.rounds + 1):
-        settings = config.of_round(number)
-        compute.model_path(settings.read.model, settings.read.sha256)
-        compute.model_path(settings.distil.student.model, settings.distil.student.sha256)
-        if min(settings.distil.candidates, settings.label.depth) < 2:
-            raise ValueError("distil.candidates and label.depth must be at least 2: one candidate leaves nothing to rank")
+        _tidy(step)
+    return facts
 
 
 def prepare(job: Job, step: Step) -> Facts:
@@ -120,12 +110,15 @@ def prepare(job: Job, step: Step) -> Facts:
     with job.bars("corpus", None) as bar, write_atomic(step.path / CORPUS) as path:
         count = Corpus.write(path, _counted(read_corpus(settings.corpus), bar))
     qrels = {split: read_qrels(source, split) for split, source in settings.qrels.items()}
-    write_prepared(step.path, splits, qrels)
+    write_prepared(step.path, *distinct(splits, qrels))
     prepared = Prepared(step.path)
-    for grades in qrels.values():
-        prepared.corpus.rows([passage for judged in grades.grades.values() for passage in judged])
+    check_grades(qrels, settings.qrels, prepared.corpus)
+    check_questions(step.config, prepared)
     if settings.candidates:
-        read_candidates(settings.candidates, prepared.queries, prepared.corpus).write(step.path / CANDIDATES)
+        found = read_candidates(settings.candidates, prepared.queries, prepared.corpus)
+        if step.config.retrieve.first == ["file"]:
+            check_candidates(found, prepared, step.config.label)
+        found.write(step.path / CANDIDATES)
     return {"items": count, **{f"{split} questions": len(queries) for split, queries in splits.items()}}
 
 
@@ -133,17 +126,18 @@ def read(job: Job, step: Step) -> Facts:
     """A reader trained on what the round before retrieved, the best by dev exact match."""
     settings, before = step.config.read, step.round - 1
     candidates = Run.read(job.path(before, "retrieve") / CANDIDATES)
+    check_candidates(candidates, job.prepared, step.config.label)
     depth = max(20, *(phase.passages for phase in settings.phases), settings.evaluate_passages or 1)
     splits = job.prepared.splits
     data = ReaderData(*(job.prepared.groups(candidates, splits[split], depth) for split in ("train", "dev")))
     goes_on = settings.later_rounds == "continue" and step.round > 1
     reader = load_reader(job.path(before, "read") / MODEL, dropout=settings.dropout) if goes_on else make_reader(settings)
-    with job.bars("reader steps", sum(phase.steps for phase in settings.phases)) as bar:
+    tracking = compute.tracked(job.accelerator, f"round-{step.round}-read", settings.model_dump())
+    with tracking, job.bars("reader steps", sum(phase.steps for phase in settings.phases)) as bar:
         best = train_reader(
             reader, data, settings, seed=step.config.seed, folder=step.path, accelerator=job.accelerator,
-            progress=lambda number, facts: bar(1, facts),
+            progress=by_step(bar, job.accelerator.log),
         )  # fmt: skip
-    _drop(job, step.path / "checkpoint")
     return {"items": sum(phase.steps * phase.batch for phase in settings.phases), "best": best}
 
 
@@ -175,18 +169,16 @@ def label(job: Job, step: Step) -> Facts:
         labels = _joined(name, runs)
         labels.write(step.path / LABELS)
         write_json(step.path / ANSWERS, dict(sorted(answers.items())))
-        shown = prepared.groups(labels, prepared.splits.get("test", measured)[: step.config.report.maps], depth=6)
+        shown = prepared.groups(labels, prepared.splits.get("test", measured)[:MOST_MAPS], depth=6)
         write_json(step.path / MAPS, {group.query.id: teacher.looked_at(group) for group in shown if group.passages})
-        remove(step.path / "parts")
     return {"items": sum(min(len(rows), settings.depth) for _, rows, _ in candidates), "teacher": name}
 
 
 def distil(job: Job, step: Step) -> Facts:
     """A student trained on the labels of the train questions, the best by its agreement with those of dev."""
     settings, prepared = step.config.distil, job.prepared
-    labels = Run.read(job.path(step.round, "label") / LABELS)
-    if step.config.label.require_answer:
-        labels = _with_answers(labels, prepared)
+    every = Run.read(job.path(step.round, "label") / LABELS)
+    labels = prepared.answered(every) if step.config.label.require_answer else every
     of_split = {split: labels.select([q.id for q in prepared.splits[split] if q.id in labels]) for split in ("train", "dev")}
     goes_on = settings.later_rounds == "continue" and step.round > 1
     student = load_student(settings.student, folder=job.path(step.round - 1, "distil") / MODEL if goes_on else None)
@@ -204,13 +196,14 @@ def distil(job: Job, step: Step) -> Facts:
         trained = train(
             student, of_split["train"], prepared.corpus, prepared.splits["train"], settings, method=method,
             seed=step.config.seed, folder=step.path, accelerator=job.accelerator, validate=validate,
-            progress=lambda number, facts: bar(1, facts),
+            progress=by_step(bar),
         )  # fmt: skip
-    _drop(job, step.path / CHECKPOINT)
     if job.accelerator.is_main_process:
         write_model_card(step.path / MODEL, _card(step, trained, len(prepared.corpus)))
     items, dropped = trained.steps * settings.batch * settings.candidates, dict(trained.dropped)
-    return {"items": items, "best_step": trained.best_step, "dropped": dropped}
+    if unanswered := len(prepared.splits["train"]) - len(of_split["train"]):
+        dropped["no candidate holds an answer"] = unanswered
+    return {"items": items, "questions": trained.queries, "best_step": trained.best_step, "dropped": dropped}
 
 
 def encode(job: Job, step: Step) -> Facts:
@@ -228,7 +221,7 @@ def encode(job: Job, step: Step) -> Facts:
                 passages, "passage", batch_tokens=settings.batch_tokens, autocast=lambda: job.accelerator.autocast()
             )
             with path.open("wb") as file:
-                np.save(file, vectors.astype(np.float16))
+                np.save(file, half_precision(vectors, f"corpus rows {rows[0]} to {rows[-1]}"))
             bar(len(rows))
 
         write_parts(step.path, len(cuts), write, ending=".npy", mine=job.mine)
@@ -286,6 +279,7 @@ STAGES: Mapping[str, Callable[[Job, Step], Facts]] = {
     "evaluate": evaluate,
     "report": report,
 }
+LEFTOVERS = {"read": CHECKPOINT, "label": PARTS, "distil": CHECKPOINT}
 SHARED = ("read", "label", "distil", "encode")  # stages that all processes work on; the others are the main one's
 UNITS = {
     "prepare": "passages",
@@ -313,10 +307,12 @@ def search_dense(job: Job, round_number: int, queries: Sequence[Query], k: int) 
 def search_run(root: Path, question: str, k: int) -> list[dict[str, Any]]:
     """The best `k` passages for a question by the best student of the finished run in `root`, with title, text and score.
 
-    ValueError where the run is not finished.
+    The run is taken as it stands, also where its sources have moved. ValueError where it is not finished.
     """
+    if not (root / "prepare" / MANIFEST).is_file():
+        raise ValueError(f"{root} holds no run, expected config.json and prepare/ there: give the folder of `retort run`")
     config = load(root / "config.json")
-    steps = plan(config, root)
+    steps = plan(config, root, known={"prepare": read_json(root / "prepare" / MANIFEST)["key"]})
     best = steps["report"].folder.manifest()["best_round"]
     job = Job(steps, compute.accelerator(config.compute))
     _, rows, scores = next(iter(search_dense(job, best, [Query("question", question)], k)))
@@ -346,18 +342,17 @@ def _joined(name: str, runs: Sequence[Run]) -> Run:
     )
 
 
-def _with_answers(labels: Run, prepared: Prepared) -> Run:
-    """The labels of those questions of which a candidate's text holds an answer."""
-    corpus, matchers = prepared.corpus, {query.id: AnswerMatcher(query.answers) for query in prepared.queries}
-    kept = [query for query, rows, _ in labels if any(matchers[query].matches(corpus[row].text) for row in rows.tolist())]
-    return labels.select(kept)
+def _keep_config(path: Path, config: Config) -> None:
+    """The resolved config at `path`; an equal one there keeps its time."""
+    values = config.model_dump(mode="json")
+    if not path.exists() or read_json(path) != values:
+        write_json(path, values)
 
 
-def _drop(job: Job, folder: Path) -> None:
-    """Remove the checkpoint of a finished training, once all processes have left it."""
-    job.accelerator.wait_for_everyone()
-    if job.accelerator.is_main_process:
-        remove(folder)
+def _tidy(step: Step) -> None:
+    """Remove what a finished stage only needed to go on after a kill; not before, so that no kill costs it."""
+    if step.stage in LEFTOVERS:
+        remove(step.path / LEFTOVERS[step.stage])
 
 
 def _built(vectors: VectorParts, settings: Index, seed: int) -> DenseIndex:

@@ -1,6 +1,6 @@
 """The steps of a run: which stage of which round reads what, where it writes, and the key that says whether it is done."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,18 @@ class Step:
         return self.folder.path
 
 
-def plan(config: Config, root: Path) -> dict[str, Step]:
-    """All steps of a run in `root` by name ("round-1/read"), in the order in which they run."""
+def plan(config: Config, root: Path, *, known: Mapping[str, str] | None = None) -> dict[str, Step]:
+    """All steps of a run in `root` by name ("round-1/read"), in the order in which they run.
+
+    `known` gives keys of steps that are taken as they are: a finished run can be used where its sources are not at hand.
+    """
     steps: dict[str, Step] = {}
 
     def add(stage: str, number: int, inputs: Sequence[str]) -> str:
         settings = config.of_round(number)
         name = stage if stage in ("prepare", "report") else f"round-{number}/{stage}"
         keys = [steps[before].folder.key for before in inputs]
-        key = key_of(_section(settings, stage, number), keys, VERSIONS[stage])
+        key = (known or {}).get(name) or key_of(_section(settings, stage, number), keys, VERSIONS[stage])
         steps[name] = Step(name, stage, number, settings, StageFolder(root / name, key, VERSIONS[stage]), tuple(inputs))
         return name
 
@@ -71,18 +74,25 @@ def plan(config: Config, root: Path) -> dict[str, Step]:
     return steps
 
 
+def sources(config: Config) -> list[str]:
+    """What the prepare stage reads."""
+    named = [config.prepare.corpus, *config.prepare.queries.values(), *config.prepare.qrels.values()]
+    return [*named, *([config.prepare.candidates] if config.prepare.candidates else [])]
+
+
 def _section(config: Config, stage: str, number: int) -> dict[str, Any]:
     """The settings that decide what a stage writes: its own section, and what it takes from others."""
     whole = config.model_dump(mode="json")
     section = {stage: whole[stage], "round": number}
     if stage == "prepare":
-        sources = [config.prepare.corpus, *config.prepare.queries.values(), *config.prepare.qrels.values()]
-        sources += [config.prepare.candidates] if config.prepare.candidates else []
-        section["sources"] = {source: fingerprint(source) for source in sources}
+        section["sources"] = {source: fingerprint(source) for source in sources(config)}
     if stage in ("read", "distil", "index", "evaluate"):
         section["seed"] = config.seed
     if stage == "label":
         section["prompts"] = whole["read"]["prompts"]
+        section["label"] = {**whole["label"], "require_answer": None}  # only distil asks
+    if stage == "distil":
+        section["require_answer"] = config.label.require_answer
     if stage == "encode" and number == 0:
         section["student"] = whole["distil"]["student"]
     if stage == "index" and number == 0:

@@ -2,15 +2,17 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retort.records import Corpus, Group, Qrels, Query, Run
 from retort.store import write_atomic
+from retort.text import AnswerMatcher
 
 CORPUS, QUERIES, QRELS, CANDIDATES = "corpus.arrow", "queries.parquet", "qrels.parquet", "candidates.parquet"
 
@@ -54,17 +56,49 @@ class Prepared:
             groups.append(Group(query, tuple(corpus[row] for row in rows)))
         return groups
 
+    def answered(self, labels: Run) -> Run:
+        """The lists of those questions of which a candidate's text holds an answer."""
+        matchers = {query.id: AnswerMatcher(query.answers) for query in self.queries}
+
+        def holds(query_id: str, rows: np.ndarray) -> bool:
+            return any(matchers[query_id].matches(self.corpus[row].text) for row in rows.tolist())
+
+        return labels.select([query_id for query_id, rows, _ in labels if holds(query_id, rows)])
+
+
+def distinct(
+    splits: Mapping[str, Sequence[Query]], qrels: Mapping[str, Qrels]
+) -> tuple[dict[str, list[Query]], dict[str, Qrels]]:
+    """The same questions and grades with ids that are unique over all splits: "train-q0" where splits share an id.
+
+    Files without ids are numbered by place, so that each split has a q0. ValueError where two splits hold one question
+    under one id, because a question that was trained on measures nothing.
+
+    >>> splits, _ = distinct({"train": [Query("q0", "who?")], "dev": [Query("q0", "why?")]}, {})
+    >>> [query.id for queries in splits.values() for query in queries]
+    ['train-q0', 'dev-q0']
+    """
+    owner: dict[str, tuple[str, str]] = {}
+    clash = False
+    for split, query in ((split, query) for split, queries in splits.items() for query in queries):
+        before, text = owner.setdefault(query.id, (split, query.text))
+        if before != split and text == query.text:
+            raise ValueError(
+                f"query {query.id!r} ({text!r:.60}) stands in {before} and in {split}, expected different questions in each "
+                "split: take it out of one, or, for a single file, give it a column `split`"
+            )
+        clash = clash or before != split
+    if not clash:
+        return {split: list(queries) for split, queries in splits.items()}, dict(qrels)
+    return (
+        {split: [replace(query, id=f"{split}-{query.id}") for query in queries] for split, queries in splits.items()},
+        {split: Qrels({f"{split}-{i}": grades for i, grades in found.grades.items()}) for split, found in qrels.items()},
+    )
+
 
 def write_prepared(folder: Path, splits: Mapping[str, Sequence[Query]], qrels: Mapping[str, Qrels]) -> None:
-    """Write the questions and the grades of all splits. ValueError where two splits share a question id."""
+    """Write the questions and the grades of all splits; the ids are unique over all of them (`distinct`)."""
     rows = [(split, query) for split, queries in splits.items() for query in queries]
-    owner: dict[str, str] = {}
-    for split, query in rows:
-        if query.id in owner:
-            raise ValueError(
-                f"query id {query.id!r} stands in {owner[query.id]} and in {split}: ids must be unique over all splits"
-            )
-        owner[query.id] = split
     answers = pa.array([list(query.answers) for _, query in rows], pa.list_(pa.string()))
     columns = {
         "split": [split for split, _ in rows],

@@ -26,6 +26,10 @@ FULL_BYTES = 1_000_000  # a disk with less than this left is full: torch and num
 State = Literal["done", "stale", "partial", "missing"]
 
 
+class FullDiskError(OSError):
+    """A write that failed because the disk is full; its message says what to do."""
+
+
 def key_of(section: Mapping[str, Any], inputs: Sequence[str], version: int) -> str:
     """16 hex digits that change when a stage's settings, its inputs' keys or the format version change.
 
@@ -57,16 +61,26 @@ def write_atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         restored(path)
     except BaseException as error:
-        free = shutil.disk_usage(path.parent).free
+        full = _full_disk(path, error)
         remove(temporary)
         restored(path)
-        if not _is_full_disk(error, free):
+        if full is None:
             raise
-        raise OSError(
-            errno.ENOSPC,
-            f"no space left to write {path} ({free / 1e6:.0f} MB free): free some space and run the same command again; "
-            "finished stages and parts are kept",
-        ) from error
+        raise full from error
+
+
+@contextmanager
+def disk_watched(folder: Path) -> Iterator[None]:
+    """The block, with the error of a full disk said in full, for those writers in it that do not use `write_atomic`."""
+    try:
+        yield
+    except FullDiskError:
+        raise
+    except Exception as error:
+        full = _full_disk(folder, error)
+        if full is None:
+            raise
+        raise full from error
 
 
 def restored(path: Path) -> Path:
@@ -112,10 +126,17 @@ def _beside(path: Path, role: str) -> Path:
     return path.with_name(f".{path.name}.{role}")
 
 
-def _is_full_disk(error: BaseException, free: int) -> bool:
-    """Whether a write failed for want of space; safetensors and faiss say so in words, torch and numpy not at all."""
+def _full_disk(path: Path, error: BaseException) -> "FullDiskError | None":
+    """The error to raise where a write failed for want of space; safetensors and faiss say so in words, torch not at all."""
+    free = shutil.disk_usage(path.parent).free
     told = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-    return told or (isinstance(error, OSError | RuntimeError) and free < FULL_BYTES)
+    if not told and not (isinstance(error, OSError | RuntimeError) and free < FULL_BYTES):
+        return None
+    return FullDiskError(
+        errno.ENOSPC,
+        f"no space left to write {path} ({free / 1e6:.0f} MB free): free some space and run the same command again; "
+        "finished stages and parts are kept",
+    )
 
 
 @dataclass(frozen=True)
@@ -141,21 +162,15 @@ class StageFolder:
     def manifest(self) -> dict[str, Any]:
         """The facts that the stage left. ValueError where the folder is not finished."""
         if self.state() != "done":
-            raise ValueError(f"{self.path} is {self.state()}, expected a finished stage: run the stages before it first")
+            raise ValueError(f"{self.path} is {self.state()}, expected a finished stage: finish it with `retort run`")
         return read_json(self.path / MANIFEST)
 
     def open(self) -> Path:
         """The folder, ready to go on: a stale one is emptied, an unfinished one of the same key is kept as it is.
 
-        ValueError where a newer version of Retort wrote it, because its content would be lost.
+        ValueError as `check_version`.
         """
-        for name in (MANIFEST, STARTED):
-            found = read_json(self.path / name).get("version", 0) if (self.path / name).exists() else 0
-            if found > self.version:
-                raise ValueError(
-                    f"{self.path} was written by format version {found}, this Retort writes version {self.version}: "
-                    "use the newer Retort, or remove the folder to build it again"
-                )
+        self.check_version()
         if self.state() == "stale" or not self.path.exists():
             remove(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -163,10 +178,20 @@ class StageFolder:
             write_json(self.path / STARTED, {"key": self.key, "version": self.version})
         return self.path
 
+    def check_version(self) -> None:
+        """ValueError where a newer version of Retort wrote the folder, because its content would be lost."""
+        for name in (MANIFEST, STARTED):
+            found = read_json(self.path / name).get("version", 0) if (self.path / name).exists() else 0
+            if found > self.version:
+                raise ValueError(
+                    f"{self.path} was written by format version {found}, this Retort writes version {self.version}: "
+                    "use the newer Retort, or remove the folder to build it again"
+                )
+
     def finish(self, facts: Mapping[str, Any]) -> None:
-        """Write the manifest, last of all."""
-        write_json(self.path / MANIFEST, {"key": self.key, "version": self.version, **facts})
-        remove(self.path / STARTED)
+        """The started folder gets its manifest, last of all and at once: `started.json` becomes it."""
+        write_json(self.path / STARTED, {"key": self.key, "version": self.version, **facts})
+        os.replace(self.path / STARTED, self.path / MANIFEST)
 
     def _same(self, found: Mapping[str, Any]) -> bool:
         return found.get("key") == self.key and found.get("version") == self.version
@@ -199,7 +224,7 @@ def write_parts(
 def locked(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process. BlockingIOError where another process works in it; freed when the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".lock").open("a") as file:  # "w" would change the file's time
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -153,10 +153,9 @@ def test_an_unknown_split_is_refused_with_those_there_are(tmp_path):
         read_queries(str(tmp_path / "data"), "test")
 
 
-def test_a_split_of_a_file_without_splits_is_refused(tmp_path):
-    (tmp_path / "data").write_text(lines([{"question": "a"}]))
-    with pytest.raises(ValueError, match="no column 'split'"):
-        read_queries(str(tmp_path / "data"), "test")
+def test_a_file_without_splits_is_all_of_the_split_that_it_is_given_for(tmp_path):
+    (tmp_path / "data").write_text(lines([{"question": "a"}, {"question": "b"}]))
+    assert [q.text for q in read_queries(str(tmp_path / "data"), "test")] == ["a", "b"]
 
 
 def test_a_set_that_code_makes_is_asked_for_its_questions(monkeypatch):

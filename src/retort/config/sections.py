@@ -212,7 +212,7 @@ class Reporting(Section):
     """How much of the evidence the report shows."""
 
     examples: PositiveInt = 20
-    maps: NonNegativeInt = 5
+    maps: int = Field(default=5, ge=0, le=20)  # the label stage keeps 20
 
 
 class Compute(Section):

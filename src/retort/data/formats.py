@@ -50,15 +50,22 @@ def read_rows(source: str, part: str) -> Iterator[Row]:
     """
     if source.startswith("hf:"):
         return hub_rows(source)
+    check_source(source)
     path = Path(source)
-    if not path.exists():
-        beside = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, beside, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise FileNotFoundError(f"{source} does not exist, expected a file or folder{hint}: correct the path")
     if is_beir(path):
         path = beir_file(path, part)
     return FORMATS[sniff(path)].rows(path)
+
+
+def check_source(source: str) -> None:
+    """FileNotFoundError, with the nearest name beside it, where `source` is a path and nothing is there; nothing is read."""
+    path = Path(source)
+    if source.partition(":")[0] in {"hf", *BUILDERS} or path.exists():
+        return
+    beside = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise FileNotFoundError(f"{source} does not exist, expected a file or folder{hint}: correct the path")
 
 
 def is_beir(path: Path) -> bool:

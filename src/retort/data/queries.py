@@ -21,6 +21,7 @@ class _Found:
 def read_queries(source: str, split: str | None = None, *, require_answers: bool = False) -> list[Query]:
     """The queries of `source` in its order: all, or those of `split` by their column "split" or by a BEIR folder's qrels.
 
+    A file that knows no splits is all of the one that it is given for.
     Without ids they are called q0, q1, ... by their place in the file. The answers in a cell may be a JSON or Python list.
     ValueError: nothing found, an id twice, an empty question or answer, an unknown split, no answers where required.
     """
@@ -80,7 +81,7 @@ def _listed(cell: str) -> list[Value]:
 
 
 def _of_split(found: list[_Found], source: str, split: str | None) -> list[_Found]:
-    """The queries of one split. ValueError where it is not there, with those that are."""
+    """The queries of one split, all where there are no splits. ValueError where it is not there, with those that are."""
     splits = dict.fromkeys(f.split for f in found if f.split)
     if split is None:
         return found
@@ -88,7 +89,9 @@ def _of_split(found: list[_Found], source: str, split: str | None) -> list[_Foun
         files = qrels_files(Path(source), split)
         judged = {row.string(QUERY_ID) for file in files for row in read_rows(str(file), "qrels")}
         return [f for f in found if f.query.id in judged]
+    if not splits:
+        return found
     if SPLITS.get(split, split) not in splits:
-        named = f"the splits {', '.join(splits)}" if splits else "no column 'split'"
-        raise ValueError(f"{source} has {named}, expected {split!r}: name one that is there, or none for all queries")
+        named = ", ".join(splits)
+        raise ValueError(f"{source} has the splits {named}, expected {split!r}: name one that is there, or none for all")
     return [f for f in found if f.split == SPLITS.get(split, split)]

@@ -97,7 +97,7 @@ def train(
     found = load_checkpoint(accelerator, folder / CHECKPOINT)
     position = Position(**found) if found else Position()
     run.log.truncate(position.step if found else -1)
-    with tracked(accelerator, "distil", settings.model_dump()):
+    with tracked(accelerator, f"{folder.parent.name}-{folder.name}", settings.model_dump()):  # "round-1-distil"
         if validate and not found:
             position = run.evaluated(position, validate, {}, progress)
         while not run.done(position):

@@ -35,7 +35,7 @@ class VectorParts:
     @classmethod
     def of(cls, *parts: Float[np.ndarray, "_ D"]) -> "VectorParts":
         """Vectors that are in memory already, rounded to half precision like those on disk."""
-        return cls(tuple(_half(part, "vectors in memory") for part in parts))
+        return cls(tuple(half_precision(part, "vectors in memory") for part in parts))
 
     @classmethod
     def open(cls, folder: Path) -> "VectorParts":
@@ -87,7 +87,7 @@ def part_path(folder: Path, number: int) -> Path:
 
 def write_part(folder: Path, number: int, vectors: Float[np.ndarray, "n D"]) -> Path:
     """The path of part `number`, whole or not there. ValueError where a value is not finite in half precision."""
-    half = _half(vectors, f"part {number} of {folder}")
+    half = half_precision(vectors, f"part {number} of {folder}")
     path = part_path(folder, number)
     # np.save would append ".npy" to the name of the temporary file, but not to an open file
     with write_atomic(path) as temporary, open(temporary, "wb") as sink:
@@ -95,7 +95,8 @@ def write_part(folder: Path, number: int, vectors: Float[np.ndarray, "n D"]) -> 
     return path
 
 
-def _half(vectors: Float[np.ndarray, "n D"], what: str) -> Float16[np.ndarray, "n D"]:
+def half_precision(vectors: Float[np.ndarray, "n D"], what: str) -> Float16[np.ndarray, "n D"]:
+    """The vectors as they stand on disk. ValueError, which calls them `what`, where a value is not finite then."""
     with np.errstate(over="ignore"):
         half = np.ascontiguousarray(vectors, dtype=np.float16)
     bad = ~np.isfinite(half).all(axis=1)

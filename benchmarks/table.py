@@ -1,0 +1,88 @@
+"""Lines of JSON that the benchmarks printed, as the rows of the tables in RESULTS.md.
+
+python benchmarks/table.py [results.jsonl ...]     (default: results.jsonl beside this file; - reads stdin)
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rows import MEASURES
+
+RECORDED = Path(__file__).with_name("results.jsonl")
+QUALITY = ("system", *MEASURES, "trained for", "commit", "date", "machine", "command")
+SPEED = ("benchmark", "ratio", "seconds", "commit", "date", "machine", "command")
+TRAINING = ("read", "label", "distil", "train")  # the stages whose seconds a system's training is
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", default=[str(RECORDED)])
+    files = parser.parse_args(argv).files
+    missing = [name for name in files if name != "-" and not Path(name).is_file()]
+    if missing:
+        print(f"skipped: {missing[0]} is not there; append what the benchmarks print to it", file=sys.stderr)
+        return
+    texts = [sys.stdin.read() if name == "-" else Path(name).read_text() for name in files]
+    print(tables([json.loads(line) for text in texts for line in text.splitlines() if line.strip()]), end="")
+
+
+def tables(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The markdown of two tables, what was found and how fast it was; a table without rows is left out.
+
+    Shares are in points with their 95% interval. A round's training is that of all rounds up to it.
+    """
+    quality = [row for line in lines if "runs" in line for row in quality_rows(line)]
+    speed = [speed_row(line) for line in lines if "ratio" in line]
+    shown = [_table(columns, rows) for columns, rows in ((QUALITY, quality), (SPEED, speed)) if rows]
+    return "\n".join(shown)
+
+
+def quality_rows(line: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The cells of each Run of a line."""
+    for name, measures in line["runs"].items():
+        cells = ["{:.1f} ({:.1f} to {:.1f})".format(*(100 * value for value in measures[measure])) for measure in MEASURES]
+        yield [name, *cells, trained_for(name, line["seconds"]), *_origin(line)]
+
+
+def trained_for(name: str, seconds: Mapping[str, float]) -> str:
+    """The minutes of training behind a Run; empty where there was none.
+
+    >>> trained_for("round-1", {"round-1/read": 60, "round-1/evaluate": 9, "round-1/distil": 120, "round-2/read": 999})
+    '3.0 min'
+    """
+    kind, _, number = name.partition("-")
+    spent = 0.0
+    for stage, value in seconds.items():
+        place, _, verb = stage.rpartition("/")
+        at = int(place.removeprefix("round-") or 0)
+        is_own = number and at <= int(number) and not (kind == "teacher" and at == int(number) and verb == "distil")
+        spent += value if verb in TRAINING and (is_own or (name == "gold" and not place)) else 0.0
+    return f"{spent / 60:.1f} min" if spent else ""
+
+
+def speed_row(line: Mapping[str, Any]) -> list[str]:
+    """The cells of a line that compares seconds."""
+    ratios = "; ".join(f"{value:g} ({name})" for name, value in line["ratio"].items())
+    seconds = "; ".join(f"{value:g} ({name})" for name, value in line["seconds"].items())
+    return [line["benchmark"], ratios, seconds, *_origin(line)]
+
+
+def _origin(line: Mapping[str, Any]) -> list[str]:
+    """What every row must name: commit, date, machine, command."""
+    facts = line["machine"]
+    machine = ", ".join(filter(None, (facts["gpu"], facts["cpu"], f"{facts['threads']} threads", facts["capability"])))
+    return [line["commit"], line["date"], machine, f"`{line['command']}`"]
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """One markdown table; a | within a cell is escaped."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,143 @@
+"""What can be known to fail is refused before it costs time: in the config, around it, in the questions, in the candidates.
+
+Each function raises ValueError (FileNotFoundError for a source) that says what was found, what was expected and what to do.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from retort import compute
+from retort.config import Config, Label
+from retort.data import check_source
+from retort.evaluation.measure_names import check_measures
+from retort.evidence import headline, measures_of
+from retort.plan import Step, sources
+from retort.prepared import Prepared
+from retort.records import Corpus, Qrels, Query, Run
+from retort.text import AnswerMatcher
+
+ROUNDS_ONLY = ("read", "label", "distil", "encode", "index", "retrieve", "evaluate")  # what differs between rounds
+
+
+def check_config(config: Config) -> None:
+    """Refuse what the config alone shows, and models in folders and packages that are not there."""
+    splits = config.prepare.queries
+    if "train" not in splits or "dev" not in splits:
+        raise ValueError(f"prepare.queries names {sorted(splits)}, expected train and dev: dev questions select models")
+    if unasked := sorted(set(config.prepare.qrels) - set(splits)):
+        raise ValueError(f"prepare.qrels names {unasked}, which prepare.queries does not: give the questions too")
+    if "file" in config.retrieve.first and config.prepare.candidates is None:
+        raise ValueError("retrieve.first holds 'file' but prepare.candidates is not set: name the file of candidates")
+    if config.prepare.candidates is not None and "file" not in config.retrieve.first:
+        raise ValueError(f"prepare.candidates is set but retrieve.first is {config.retrieve.first}: add 'file' to it")
+    for since, sections in config.overrides.items():
+        if fixed := sorted(set(sections) - set(ROUNDS_ONLY)):
+            raise ValueError(f"overrides.{since} changes {fixed}, expected sections of a round, {ROUNDS_ONLY}: move it up")
+    for number in range(1, config.rounds + 1):
+        _check_round(config.of_round(number))
+
+
+def check_start(steps: Mapping[str, Step], names: Sequence[str], *, force: bool) -> None:
+    """Refuse what the steps that are to be built, `names`, will miss: earlier steps, sources, models, measurable questions.
+
+    Nothing is loaded or removed here, and steps that are done are not looked at.
+    """
+    todo = [steps[name] for name in names if force or steps[name].folder.state() != "done"]
+    built = {step.name for step in todo}
+    for step in todo:
+        step.folder.check_version()
+        for before in step.inputs:
+            if before not in built and (state := steps[before].folder.state()) != "done":
+                raise ValueError(
+                    f"{step.name} needs {before}, which is {state}: run `retort {_command(steps[before])}` first, or "
+                    "`retort run` for all that is missing"
+                )
+        if step.stage == "prepare":
+            for source in sources(step.config):
+                check_source(source)
+        if step.stage in ("read", "distil") or step.name == "round-0/encode":
+            _check_reachable(step.config.read.model if step.stage == "read" else step.config.distil.student.model)
+    if "prepare" not in built:
+        prepared = Prepared(steps["prepare"].path)
+        for step in todo:
+            if step.stage in ("evaluate", "report"):
+                check_questions(step.config, prepared)
+
+
+def check_questions(config: Config, prepared: Prepared) -> None:
+    """Refuse dev and test questions that the measures asked for cannot be computed on."""
+    for split in ("dev", "test"):
+        queries, grades = prepared.splits.get(split, []), prepared.qrels(split)
+        if split in config.prepare.queries and len(queries) < 2:
+            raise ValueError(f"found {len(queries)} {split} question, expected 2 at least: a mean needs several; give more")
+        missing = [query.id for query in queries if grades is not None and query.id not in grades.grades]
+        if missing and config.evaluate.measures:
+            raise ValueError(
+                f"{split} query {missing[0]!r} has no grades in the qrels ({len(missing)} of {len(queries)} have none), "
+                f"expected some for each: take such questions out, or prepare.qrels.{split}"
+            )
+        if queries:
+            measures_of(split, config, prepared)
+    headline(config, prepared)
+
+
+def check_grades(qrels: Mapping[str, Qrels], named: Mapping[str, str], corpus: Corpus) -> None:
+    """Refuse grades of passages that the corpus does not hold; `named` gives the source of each split's grades."""
+    for split, grades in qrels.items():
+        try:
+            corpus.rows([passage for judged in grades.grades.values() for passage in judged])
+        except ValueError as error:
+            raise ValueError(f"{named[split]}: {error}") from error
+
+
+def check_candidates(candidates: Run, prepared: Prepared, settings: Label) -> None:
+    """Refuse candidates from which nothing can be learnt, before a reader is trained on them."""
+
+    def teaches(query: Query) -> bool:
+        rows = candidates.of(query.id)[0][: settings.depth].tolist() if query.id in candidates else []
+        matches = AnswerMatcher(query.answers).matches
+        return len(rows) > 1 and (not settings.require_answer or any(matches(prepared.corpus[row].text) for row in rows))
+
+    for split in ("train", "dev"):
+        if not any(map(teaches, prepared.splits[split])):
+            wanted = "two candidates, one of them with an answer" if settings.require_answer else "two candidates"
+            raise ValueError(
+                f"none of the {len(prepared.splits[split])} {split} questions has {wanted} within label.depth "
+                f"{settings.depth}: expected that of some, since one passage leaves nothing to rank; look at the run "
+                f"{candidates.name!r}"
+            )
+
+
+def _check_round(config: Config) -> None:
+    """The settings of one round."""
+    compute.model_path(config.read.model, config.read.sha256)
+    compute.model_path(config.distil.student.model, config.distil.student.sha256)
+    depth = min(config.distil.candidates, config.label.depth, config.retrieve.depth)
+    if depth < 2:
+        raise ValueError(
+            f"retrieve.depth {config.retrieve.depth}, label.depth {config.label.depth}, distil.candidates "
+            f"{config.distil.candidates}: expected 2 at least of each, as one candidate leaves nothing to rank; raise it"
+        )
+    asked = [*config.evaluate.measures, *([config.evaluate.headline] if config.evaluate.headline else [])]
+    if asked:
+        check_measures(asked)
+
+
+def _check_reachable(model: str) -> None:
+    """A hub id answers here, from the local cache or over the network: its config is read, which is small."""
+    path = Path(compute.model_path(model))
+    if path.exists() and not (path / "config.json").exists():
+        return  # a sentence-transformers model that has its encoder in a folder of its own
+    try:
+        AutoConfig.from_pretrained(str(path))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model {model!r} cannot be loaded: {str(error).splitlines()[0]} Give a model folder, package:NAME/folder, or "
+            "the id of a model that the hub can be reached for (HF_HUB_OFFLINE=1 forbids the network)"
+        ) from error
+
+
+def _command(step: Step) -> str:
+    return f"{step.stage} CONFIG" + (f" --round {step.round}" if step.name.startswith("round-") else "")

@@ -1,0 +1,45 @@
+"""Fixtures that several files share: the sources of the tiny run, and that run, made once without a stop and once with many."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kills import POINTS, lives
+from tiny_run import write_config, write_sources
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A run that was never stopped, the same one killed at each of `kills.POINTS`, and how each of its lives ended."""
+
+    config: Path
+    whole: Path
+    killed: Path
+    ends: list[str]
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory) -> Path:
+    return write_sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture(scope="session")
+def runs(sources, tmp_path_factory) -> Runs:
+    folder = tmp_path_factory.mktemp("runs")
+    config = write_config(folder / "tiny.yaml", sources)
+    whole, killed = folder / "whole" / "run", folder / "killed" / "run"
+    return Runs(config, whole, killed, lives(config, whole, killed, POINTS))
+
+
+@pytest.fixture(scope="session")
+def finished(runs) -> Path:
+    """The folder of a finished run of two rounds, to be looked at only."""
+    return runs.whole
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """A finished run that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "copy" / "run"))
