@@ -1,4 +1,4 @@
-"""Fixtures that several files share: the sources of the tiny run, and that run, made once without a stop and once with many."""
+"""Fixtures that several files share: the sources of the tiny run, and the run itself, made once for all."""
 
 import shutil
 from dataclasses import dataclass

@@ -116,7 +116,7 @@ def main() -> None:
     torch.set_num_threads(1)
     ends = [life(config, whole, None)]
     ends += [life(config, killed, point) for point in [*json.loads(sys.argv[4]), None]]
-    print(json.dumps(ends))
+    sys.stdout.write(json.dumps(ends))
 
 
 if __name__ == "__main__":

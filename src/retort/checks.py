@@ -5,6 +5,7 @@ Each function raises ValueError (FileNotFoundError for a source) that says what 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from transformers import AutoConfig
 
@@ -83,7 +84,9 @@ def check_questions(config: Config, prepared: Prepared) -> None:
     headline(config, prepared)
 
 
-def check_grades(qrels: Mapping[str, Qrels], named: Mapping[str, str], corpus: Corpus) -> None:
+def check_grades(
+    qrels: Mapping[Literal["dev", "test"], Qrels], named: Mapping[Literal["dev", "test"], str], corpus: Corpus
+) -> None:
     """Refuse grades of passages that the corpus does not hold; `named` gives the source of each split's grades."""
     for split, grades in qrels.items():
         try:

@@ -135,7 +135,7 @@ def _row(result: PerQuery, step: Step, rng: np.random.Generator) -> dict[str, An
     return {"means": result.means(), "intervals": {name: list(ends) for name, ends in intervals.items()}}
 
 
-def _agreement(steps: Steps, step: Step, prepared: Prepared) -> dict[str, float]:
+def _agreement(steps: Steps, step: Step, prepared: Prepared) -> dict[str, int | float]:
     """FiD's inversions, avg_topk and idx_topk between the student's ranking and the labels, over the dev questions.
 
     Over the candidates that both hold: the student's Run is cut at its depth, and labels all equal say nothing.

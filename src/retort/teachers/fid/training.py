@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.scheduler import AcceleratedScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -165,7 +166,7 @@ def _phase_of(step: int, phases: Sequence[Phase], pools: Sequence[list[Group]]) 
 def _update(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    schedule: AcceleratedScheduler,
     groups: Sequence[Group],
     settings: Read,
     phase: Phase,
