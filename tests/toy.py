@@ -1,10 +1,12 @@
 """A toy task for readers: where a thing is, in questions whose answer stands in one of their passages."""
 
+import sys
 from pathlib import Path
 
 from retort.compute import accelerator
 from retort.config import Compute, Optimiser, Phase, Prompts, Read
 from retort.records import Group, Passage, Query
+from retort.teachers.fid.loading import load_reader
 from retort.teachers.fid.model import Reader
 from retort.teachers.fid.training import ReaderData, train_reader
 
@@ -46,3 +48,13 @@ def toy_training(
     engine = accelerator(Compute(device="cpu", precision="float32"))
     data = data or ReaderData(toy_groups(), toy_groups())
     return train_reader(reader, data, settings, seed=seed, folder=folder, accelerator=engine, **more)
+
+
+def train_saved(start: Path, folder: Path) -> None:
+    """A short training, over two phases, of the reader saved in `start`; batches divide over one, two or three processes."""
+    phases = [Phase(passages=2, select="answer", batch=6, steps=2, microbatch=1), Phase(passages=3, batch=6, steps=2)]
+    toy_training(load_reader(start), folder, toy_settings(phases=phases, gradient_checkpointing=True))
+
+
+if __name__ == "__main__":
+    train_saved(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -3,9 +3,8 @@
 Each function raises ValueError (FileNotFoundError for a source) that says what was found, what was expected and what to do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from transformers import AutoConfig
 
@@ -84,15 +83,13 @@ def check_questions(config: Config, prepared: Prepared) -> None:
     headline(config, prepared)
 
 
-def check_grades(
-    qrels: Mapping[Literal["dev", "test"], Qrels], named: Mapping[Literal["dev", "test"], str], corpus: Corpus
-) -> None:
-    """Refuse grades of passages that the corpus does not hold; `named` gives the source of each split's grades."""
-    for split, grades in qrels.items():
+def check_grades(qrels: Iterable[tuple[str, Qrels]], corpus: Corpus) -> None:
+    """Refuse grades, each with its source, of passages that the corpus does not hold."""
+    for source, grades in qrels:
         try:
             corpus.rows([passage for judged in grades.grades.values() for passage in judged])
         except ValueError as error:
-            raise ValueError(f"{named[split]}: {error}") from error
+            raise ValueError(f"{source}: {error}") from error
 
 
 def check_candidates(candidates: Run, prepared: Prepared, settings: Label) -> None:

@@ -109,10 +109,11 @@ def prepare(job: Job, step: Step) -> Facts:
         splits[split] = limited(found, settings.limit.get(split))
     with job.bars("corpus", None) as bar, write_atomic(step.path / CORPUS) as path:
         count = Corpus.write(path, _counted(read_corpus(settings.corpus), bar))
-    qrels = {split: read_qrels(source, split) for split, source in settings.qrels.items()}
+    graded: dict[str, str] = {split: source for split, source in settings.qrels.items()}
+    qrels = {split: read_qrels(source, split) for split, source in graded.items()}
     write_prepared(step.path, *distinct(splits, qrels))
     prepared = Prepared(step.path)
-    check_grades(qrels, settings.qrels, prepared.corpus)
+    check_grades(zip(settings.qrels.values(), qrels.values(), strict=True), prepared.corpus)
     check_questions(step.config, prepared)
     if settings.candidates:
         found = read_candidates(settings.candidates, prepared.queries, prepared.corpus)

@@ -68,7 +68,6 @@ def test_training_answers_what_the_untrained_reader_cannot(reader, tmp_path, kin
 
 
 def test_the_loss_is_the_mean_over_the_target_tokens_of_the_batch(reader, tmp_path):
-    """Of 3 + 3 + 5 + 5 letters... of any lengths: here one word, or two before it, and an end token each."""
     settings = toy_settings(steps=1, batch=8, passages=4)
     toy_training(reader(), tmp_path, settings)
     rows = training.batch_rows(8, 8, 0, 0)
