@@ -14,7 +14,7 @@ from retort.teachers.fid.loading import save_reader
 
 
 def test_two_processes_train_the_same_reader_as_one(readers, tmp_path):
-    """Over two phases, of which the first takes two passes a step, with gradients recomputed; dev questions are shared out."""
+    """Over two phases, of which the first takes two passes a step, with gradients recomputed; dev is shared out."""
     save_reader(readers["copying"], tmp_path / "start")
     toy.train_saved(tmp_path / "start", tmp_path / "one")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
