@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def seconds(steps: Mapping[str, Step]) -> dict[str, float]:
-    """What each stage took, over all attempts of a run that was interrupted."""
+    """What each stage took; of an attempt that was killed, rather than stopped by an error or Ctrl-C, nothing is known."""
     return {name: round(read_json(step.path / COST)["seconds"], 1) for name, step in steps.items()}
 
 

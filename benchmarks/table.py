@@ -74,7 +74,8 @@ def speed_row(line: Mapping[str, Any]) -> list[str]:
 def _origin(line: Mapping[str, Any]) -> list[str]:
     """What every row must name: commit, date, machine, command."""
     facts = line["machine"]
-    machine = ", ".join(filter(None, (facts["gpu"], facts["cpu"], f"{facts['threads']} threads", facts["capability"])))
+    threads = f"{facts['threads']} thread" + "s" * (facts["threads"] > 1)
+    machine = ", ".join(filter(None, (facts["gpu"], facts["cpu"], threads, facts["capability"])))
     return [line["commit"], line["date"], machine, f"`{line['command']}`"]
 
 

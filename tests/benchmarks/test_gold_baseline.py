@@ -4,6 +4,9 @@ from pathlib import Path
 import gold_baseline
 import pytest
 import rows
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformerTrainer
 
 from retort.evaluation.metrics import PerQuery
 from retort.indexes.bm25 import BM25Index
@@ -51,9 +54,31 @@ def test_training_brings_questions_closer_to_their_gold_passages(data, options, 
         _line(
             ["--out", str(tmp_path / steps), "--steps", steps, "--batch", "4", "--learning-rate", "1e-3", *options], capsys
         )
-        for steps in ("1", "30")
+        for steps in ("1", "15")
     )
     assert many["runs"]["gold"]["nDCG@10"][0] > few["runs"]["gold"]["nDCG@10"][0]
+
+
+def test_a_training_that_was_stopped_goes_on_at_its_last_epoch_and_ends_with_the_same_weights(
+    data, options, tmp_path, monkeypatch, capsys
+):
+    stopped, whole = (["--out", str(tmp_path / name), "--batch", "4", *options] for name in ("stopped", "whole"))
+    evaluate, epochs = SentenceTransformerTrainer.evaluate, []
+
+    def stops_in_the_third_epoch(trainer, *arguments, **settings):
+        epochs.append(trainer.state.epoch)
+        if len(epochs) == 3:
+            raise KeyboardInterrupt
+        return evaluate(trainer, *arguments, **settings)
+
+    monkeypatch.setattr(SentenceTransformerTrainer, "evaluate", stops_in_the_third_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        gold_baseline.main(stopped)
+    lines = [_line(arguments, capsys) for arguments in (stopped, whole)]
+    assert epochs == [1, 2, 3, 3, 1, 2, 3]
+    assert lines[0]["runs"] == lines[1]["runs"]
+    weights = [load_file(tmp_path / name / "train" / "model" / "model.safetensors") for name in ("stopped", "whole")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 def _line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
