@@ -118,8 +118,10 @@ def _work(
     settings, root = load(_file(config), changes), _root(config, out)
     steps = plan(settings, root)
     only = [name for name, step in steps.items() if _wanted(step, chosen)] if chosen else None
-    if only == []:
-        raise ValueError(f"no step {chosen} in this run: its steps are {', '.join(steps)}")
+    if chosen and not only:
+        raise ValueError(
+            f"round {chosen[1]} has no {chosen[0]}, expected one of the steps {', '.join(steps)}: correct --round"
+        )
     check_config(settings)
     if dry_run:
         _print_states(steps, only or list(steps), as_json)
@@ -127,7 +129,7 @@ def _work(
     main = int(os.environ.get("LOCAL_RANK", "0")) == 0  # under torchrun one process speaks
     console = Console(stderr=True, quiet=as_json or not main, markup=False, highlight=False, soft_wrap=True)
     pipeline.run(
-        settings, root, bars=_bars(console), only=only, force=force,
+        settings, root, bars=bars_on(console), only=only, force=force,
         started=lambda step, state: console.print(f"{step.name}: {STATES.get(state, state)}"),
         finished=lambda step, facts: console.print(_warning(step, facts)) if facts.get("dropped") else None,
     )  # fmt: skip
@@ -201,7 +203,7 @@ def _print_table(columns: tuple[str, ...], rows: list[list[str]], value: object,
     Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160, markup=False).print(table)
 
 
-def _bars(console: Console) -> Bars:
+def bars_on(console: Console) -> Bars:
     """Progress bars with rate and time left on a terminal; nothing elsewhere."""
 
     @contextmanager
