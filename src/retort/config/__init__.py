@@ -101,12 +101,15 @@ def parse(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def _change(text: str) -> dict[str, Any]:
+def _change(text: str) -> dict[Any, Any]:
     """The nested mapping that "a.b=c" means; the value is read as YAML."""
     path, sign, value = text.partition("=")
     if not sign or not path:
         raise ValueError(f"--set {text!r}: expected section.key=value, for example distil.steps=100")
-    result: Any = yaml.load(value, _Yaml)
+    try:
+        result: Any = yaml.load(value, _Yaml)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {text!r}: {value!r} is not YAML: {error}") from None
     for name in reversed(path.split(".")):
         result = {int(name) if name.isdigit() else name: result}  # rounds of `overrides` are numbers
     return result

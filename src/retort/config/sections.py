@@ -249,8 +249,8 @@ class Config(Section):
         return Config.model_validate(values)
 
 
-def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with `changes` laid over them, section by section; neither argument is changed.
+def merged(values: Mapping[Any, Any], changes: Mapping[Any, Any]) -> dict[Any, Any]:
+    """`values` with `changes` laid over them, section by section (and round by round); neither argument is changed.
 
     >>> merged({"distil": {"steps": 5, "batch": 2}}, {"distil": {"steps": 7}})
     {'distil': {'steps': 7, 'batch': 2}}
