@@ -245,12 +245,12 @@ def test_half_precision_training_keeps_single_precision_weights_and_gives_the_mo
 
 def test_trackers_get_what_the_log_gets(base, tmp_path):
     engine = accelerator(Compute(device="cpu", precision="float32", trackers=["tensorboard"]), tracking=tmp_path / "board")
-    trained(settings(base, steps=2), tmp_path, engine)
+    trained(settings(base, steps=2), tmp_path / "round-1" / "distil", engine)
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    reader = events.EventAccumulator(str(tmp_path / "board" / "distil"))
+    reader = events.EventAccumulator(str(tmp_path / "board" / "round-1-distil"))
     reader.Reload()
     found = [event.value for event in reader.Scalars("loss")]
-    np.testing.assert_allclose(found, [line["loss"] for line in lines(tmp_path)], rtol=1e-6)
+    np.testing.assert_allclose(found, [line["loss"] for line in lines(tmp_path / "round-1" / "distil")], rtol=1e-6)
 
 
 def test_agreement_does_not_depend_on_how_many_queries_stand_together(base, monkeypatch):
