@@ -255,6 +255,16 @@ def test_each_answer_of_a_question_is_drawn_sometimes(reader, tmp_path, monkeypa
     assert answers == {(PLACES[3],), (f"the old {PLACES[3]}",)}
 
 
+def test_each_step_draws_dropout_of_its_own_whatever_was_drawn_before(reader, tmp_path, monkeypatch):
+    seeds, update = [], training._update
+    monkeypatch.setattr(training, "_update", lambda *given: seeds.append(torch.initial_seed()) or update(*given))
+    for name in ("one", "two"):
+        torch.manual_seed(len(seeds))
+        toy_training(reader(), tmp_path / name, toy_settings(steps=3, evaluate_every=3))
+    assert seeds[:3] == seeds[3:]
+    assert len(set(seeds)) == 3
+
+
 def test_phases_follow_one_another_under_one_schedule(reader, tmp_path, monkeypatch):
     phases = [Phase(passages=1, select="answer", batch=2, steps=2), Phase(passages=3, batch=4, steps=3)]
     steps = drawn(monkeypatch, reader(), tmp_path, toy_settings(phases=phases, rate=1.0))
