@@ -154,7 +154,7 @@ class StudentModel(Section):
 class ObjectiveSettings(Section):
     """An objective of retort.losses by name, its weight, and its settings."""
 
-    name: Literal["kl", "mse", "max_margin"] = "kl"
+    name: Literal["kl", "mse", "max_margin", "candidate_mass"] = "kl"
     coefficient: PositiveFloat = 1.0
     student_temperature: PositiveFloat = 1.0
     teacher_temperature: PositiveFloat = 1.0

@@ -4,11 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 from retort.config import ObjectiveSettings
+from retort.losses.inbatch import CandidateMass
 from retort.losses.listwise import KL, MSE
 from retort.losses.pairwise import MaxMargin
 from retort.tensors import Objective
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {"kl": KL, "mse": MSE, "max_margin": MaxMargin}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "kl": KL,
+    "mse": MSE,
+    "max_margin": MaxMargin,
+    "candidate_mass": CandidateMass,
+}
 
 
 def build(settings: Sequence[ObjectiveSettings]) -> dict[str, tuple[float, Objective]]:

@@ -1,0 +1,50 @@
+"""Objectives over all passages of a batch: what a row's own candidates are worth among those of the other rows.
+
+Axes: B queries, K candidates of each, M distinct passages of the batch (on several processes, of this process's share). One
+value a row, never reduced over rows. Masks are True where a candidate is real. Not here: losses over a row's own candidates
+(listwise.py, pairwise.py).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from retort.losses.listwise import wide
+from retort.tensors import Batch, Signals, Target
+
+
+def candidate_mass(
+    inbatch: Float[Tensor, "B M"], candidates: Int[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None = None
+) -> Float[Tensor, "B"]:
+    """-log of the share of softmax(inbatch) that a row's own candidates have together; `candidates` are columns of it.
+
+    Added to `kl` over the own candidates it is the KL over the whole batch of a teacher that gives the other passages nothing
+    (chain rule of the KL): a reader judges the candidates of one question, and says nothing else about the rest of the corpus.
+    With one candidate, the positive, it is InfoNCE with in-batch negatives (arXiv 1807.03748, eq. 4). At least 0; 0 in a row
+    whose candidates are the whole batch, or that has none. The same passage in two rows counts as each one's own.
+
+    >>> candidate_mass(torch.tensor([[0.0, 0.0, 0.0, 0.0]]), torch.tensor([[0, 2]]))
+    tensor([0.6931])
+    """
+    scores = wide(inbatch)
+    real = torch.ones_like(candidates, dtype=torch.bool) if mask is None else mask
+    own = torch.zeros_like(scores, dtype=torch.bool)
+    own[real.nonzero()[:, 0], candidates[real]] = True
+    mass = scores.masked_fill(~own, torch.finfo(scores.dtype).min).logsumexp(-1)
+    return torch.where(real.any(-1), scores.logsumexp(-1) - mass, 0.0)
+
+
+@dataclass(frozen=True)
+class CandidateMass:
+    """`candidate_mass` of the student's scores, divided by a temperature."""
+
+    student_temperature: float = 1.0
+    needs: ClassVar[frozenset[str]] = frozenset({"inbatch"})
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row."""
+        assert signals.inbatch is not None
+        return candidate_mass(signals.inbatch / self.student_temperature, batch.candidates, batch.mask)

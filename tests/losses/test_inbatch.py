@@ -1,0 +1,81 @@
+import math
+
+import pytest
+import torch
+
+from retort.losses.inbatch import CandidateMass, candidate_mass
+from retort.losses.listwise import kl
+from retort.tensors import Batch, Signals, Target
+
+CANDIDATES = torch.tensor([[0, 3, 4], [2, 1, 0], [4, 0, 0]])  # the last row has one real candidate
+MASK = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
+
+
+def scores(columns=6, seed=0):
+    return torch.randn(3, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_the_value_worked_out_by_hand():
+    """Own e^1 + e^0 of e^1 + e^0 + e^2 + e^-1."""
+    found = candidate_mass(torch.tensor([[1.0, 2.0, 0.0, -1.0]]), torch.tensor([[0, 2]]))
+    torch.testing.assert_close(found, torch.tensor([-math.log((math.e + 1) / (math.e + 1 + math.e**2 + 1 / math.e))]))
+
+
+def test_added_to_kl_it_is_the_kl_of_a_teacher_that_gives_the_rest_of_the_batch_nothing():
+    student, teacher = scores(), scores(columns=3, seed=1)
+    whole_teacher = torch.full_like(student, -torch.inf).scatter(1, CANDIDATES, teacher)[:1]
+    target = whole_teacher.softmax(-1)
+    whole = torch.nn.functional.kl_div(student[:1].log_softmax(-1), target, reduction="none").sum(-1)
+    own = kl(student.gather(1, CANDIDATES), teacher)[:1]
+    torch.testing.assert_close(own + candidate_mass(student, CANDIDATES)[:1], whole)
+
+
+def test_with_one_candidate_it_is_the_cross_entropy_with_in_batch_negatives():
+    student, positive = scores(), torch.tensor([2, 0, 5])
+    torch.testing.assert_close(
+        candidate_mass(student, positive[:, None]), torch.nn.functional.cross_entropy(student, positive, reduction="none")
+    )
+
+
+def test_a_masked_candidate_counts_as_another_rows_passage():
+    student = scores()
+    torch.testing.assert_close(candidate_mass(student, CANDIDATES, MASK)[1], candidate_mass(student, CANDIDATES[:, :2])[1])
+    torch.testing.assert_close(candidate_mass(student, CANDIDATES, MASK)[2], candidate_mass(student, CANDIDATES[:, :1])[2])
+
+
+def test_neither_a_constant_nor_the_order_of_candidates_matters():
+    student, order = scores(), torch.tensor([2, 0, 1])
+    expected = candidate_mass(student, CANDIDATES, MASK)
+    torch.testing.assert_close(candidate_mass(student + 5.0, CANDIDATES, MASK), expected)
+    torch.testing.assert_close(candidate_mass(student, CANDIDATES[:, order], MASK[:, order]), expected)
+
+
+def test_a_row_without_candidates_or_with_all_passages_costs_nothing():
+    every = torch.arange(6)[None].expand(3, 6)
+    torch.testing.assert_close(candidate_mass(scores(), every), torch.zeros(3, dtype=torch.float64))
+    assert candidate_mass(scores(), CANDIDATES, torch.zeros_like(MASK)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_gradients_agree_with_finite_differences():
+    assert torch.autograd.gradcheck(lambda s: candidate_mass(s, CANDIDATES, MASK), scores().requires_grad_(), eps=1e-6)
+
+
+@pytest.mark.parametrize("mask", [MASK, torch.zeros_like(MASK)])
+def test_gradients_are_finite_where_scores_are_far_apart(mask):
+    student = (1e4 * scores()).requires_grad_()
+    candidate_mass(student, CANDIDATES, mask).sum().backward()
+    assert torch.isfinite(student.grad).all()
+
+
+def test_half_precision_scores_are_summed_in_single_precision():
+    half = scores().bfloat16()
+    found = candidate_mass(half, CANDIDATES, MASK)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, candidate_mass(half.double(), CANDIDATES, MASK).float())
+
+
+def test_the_objective_divides_the_student_by_its_temperature():
+    batch = Batch((), (), CANDIDATES, MASK, torch.zeros_like(MASK))
+    target = Target(scores=scores(3), weight=torch.ones(3), valid=torch.ones(3, dtype=torch.bool))
+    found = CandidateMass(student_temperature=0.5)(Signals(inbatch=scores()), target, batch)
+    torch.testing.assert_close(found, candidate_mass(scores() / 0.5, CANDIDATES, MASK))
