@@ -14,6 +14,7 @@ from retort import store
 from retort.store import (
     FULL_BYTES,
     StageFolder,
+    StepLog,
     disk_watched,
     key_of,
     locked,
@@ -334,8 +335,8 @@ def test_a_kill_while_a_stale_stage_is_emptied_leaves_nothing_that_looks_new(sta
     """Else its parts would be taken for parts of the new key."""
     folder = stage()
     write_parts(folder.open(), 2, lambda part, path: path.write_text("old"))
-    patch = f"store.shutil.rmtree = lambda path, **more: Path(path).exists() and {KILL}"
-    code = f"{patch}\nStageFolder(Path(sys.argv[1]), 'k2', 1).open()"
+    half = f"lambda path, **more: Path(path).exists() and ((Path(path) / 'started.json').unlink(), {KILL})"
+    code = f"store.shutil.rmtree = {half}\nStageFolder(Path(sys.argv[1]), 'k2', 1).open()"
     assert run(code, folder.path) == -9
     new = stage("k2")
     write_parts(new.open(), 2, lambda part, path: path.write_text("new"))
@@ -440,3 +441,23 @@ def test_the_error_of_a_held_folder_names_it(tmp_path):
         locked(tmp_path),
     ):
         pass
+
+
+def test_truncation_drops_later_steps_and_half_a_line(tmp_path):
+    log = StepLog(tmp_path / "log.jsonl", active=True)
+    for step in (1, 2, 3):
+        log.add(step, {"loss": 1 / step})
+    before = log.path.read_bytes().splitlines(keepends=True)
+    log.path.write_bytes(b"".join(before) + b'{"step": 4, "lo')
+    log.truncate(2)
+    assert log.path.read_bytes() == b"".join(before[:2])
+
+
+def test_only_the_active_process_writes(tmp_path):
+    StepLog(tmp_path / "log.jsonl", active=False).add(1, {"loss": 1.0})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_value_that_is_not_a_number_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        StepLog(tmp_path / "log.jsonl", active=True).add(1, {"loss": float("nan")})

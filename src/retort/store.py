@@ -1,8 +1,8 @@
 """Stage folders: content keys, parts, atomic writes, and the manifest that is written last.
 
 A stage folder is done when it holds a manifest with the wanted key; without a manifest it is unfinished and goes on; with
-another key it is stale and is built again. Seconds and memory go to cost.json, the one file whose bytes may differ
-between two runs of the same config.
+another key it is stale and is built again. A training's step log is cut back to where it goes on. Seconds and memory go to
+cost.json, the one file whose bytes may differ between two runs of the same config.
 """
 
 import errno
@@ -120,6 +120,39 @@ def remove(path: Path) -> None:
         shutil.rmtree(gone)
     else:
         path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """The always-on log of a training: one JSON line a step, without times, so that a resumed run leaves the same bytes.
+
+    `active` in the one process that writes.
+    """
+
+    path: Path
+    active: bool
+
+    def truncate(self, step: int) -> None:
+        """Drop what an interrupted run wrote after `step`, half a line included."""
+        if not self.active or not self.path.exists():
+            return
+        kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
+        with write_atomic(self.path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept))
+
+    def add(self, step: int, facts: Mapping[str, float]) -> None:
+        """Append the facts of `step`. ValueError on NaN, which JSON does not have."""
+        if self.active:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **facts}, allow_nan=False) + "\n")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
 
 
 def _beside(path: Path, role: str) -> Path:

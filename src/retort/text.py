@@ -8,9 +8,11 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import regex
 
+KEPT_TEXTS = 50_000  # texts kept as tokens while answers are looked for: some 100 MB at 100 words a passage
 _ARTICLES = regex.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _DPR_TOKEN = regex.compile(r"([\p{L}\p{N}\p{M}]+)|([^\p{Z}\p{C}])", regex.IGNORECASE | regex.UNICODE | regex.MULTILINE)
@@ -82,8 +84,13 @@ class AnswerMatcher:
 
     def matches(self, text: str) -> bool:
         """Whether any answer is a contiguous run of the tokens of `text`."""
-        haystack = _joined(dpr_tokens(text))
+        haystack = _haystack(text)
         return any(needle in haystack for needle in self._needles)
+
+
+@lru_cache(maxsize=KEPT_TEXTS)  # questions share passages, and a passage takes 0.1 ms to tokenise
+def _haystack(text: str) -> str:
+    return _joined(dpr_tokens(text))
 
 
 def _joined(tokens: list[str]) -> str:

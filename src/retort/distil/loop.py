@@ -30,12 +30,11 @@ from retort.compute import (
 from retort.config import Distil
 from retort.distil.batches import Examples, examples, make_batch, sampled
 from retort.distil.caching import encode_batch
-from retort.distil.log import StepLog
 from retort.distil.method import Method, RowLosses
 from retort.distil.roster import Roster
 from retort.distil.sampling import SAMPLERS
 from retort.records import Corpus, Query, Run
-from retort.store import write_atomic
+from retort.store import StepLog, write_atomic
 from retort.tensors import Batch, Student
 
 MODEL, CHECKPOINT, LOG = "model", "checkpoint", "log.jsonl"

@@ -18,9 +18,7 @@ from jaxtyping import Float64, Int64
 
 from retort.evaluation.measure_names import answer_depths, check_measures
 from retort.records import Corpus, Qrels, Query, Run
-from retort.text import dpr_tokens, exact_match, f1
-
-KEPT_PASSAGES = 50_000  # token strings of passages kept at once: about 50 MB of 100-word passages
+from retort.text import KEPT_TEXTS, AnswerMatcher, exact_match, f1
 
 
 @dataclass(frozen=True)
@@ -110,12 +108,8 @@ def answer_ranks(run: Run, corpus: Corpus, *, queries: Sequence[Query], depth: i
         raise ValueError(f"found depth {depth}, expected at least 1: say how many passages of each query to look at")
     check_inputs(run, corpus, queries)
     _check_answers(queries)
-
-    @lru_cache(maxsize=KEPT_PASSAGES)  # queries share passages, and a text takes 0.1 ms to tokenise
-    def haystack(row: int) -> str:
-        return _token_string(corpus[row].text)
-
-    return np.array([_first_hit(query, run, depth, haystack) for query in queries], dtype=np.int64)
+    text = lru_cache(maxsize=KEPT_TEXTS)(lambda row: corpus[row].text)  # queries share passages
+    return np.array([_first_hit(query, run, depth, text) for query in queries], dtype=np.int64)
 
 
 def hits_within(ranks: Int64[np.ndarray, "*shape"], k: int) -> Float64[np.ndarray, "*shape"]:
@@ -181,19 +175,10 @@ def _judge(
     return values
 
 
-def _first_hit(query: Query, run: Run, depth: int, haystack: Callable[[int], str]) -> int:
-    needles = [_token_string(answer) for answer in query.answers]
+def _first_hit(query: Query, run: Run, depth: int, text: Callable[[int], str]) -> int:
+    matcher = AnswerMatcher(query.answers)
     rows = run.of(query.id)[0][:depth].tolist() if query.id in run else []
-    for rank, row in enumerate(rows, start=1):
-        text = haystack(row)
-        if any(needle in text for needle in needles):
-            return rank
-    return -1
-
-
-def _token_string(text: str) -> str:
-    """The tokens between NUL characters, as `text.AnswerMatcher` joins them: an answer is in a text where its string is."""
-    return "\0" + "".join(token + "\0" for token in dpr_tokens(text))
+    return next((rank for rank, row in enumerate(rows, start=1) if matcher.matches(text(row))), -1)
 
 
 def _grades(queries: Sequence[Query], names: Sequence[str], qrels: Qrels | None) -> list[Mapping[str, int]]:

@@ -21,10 +21,10 @@ def candidate_mass(
 ) -> Float[Tensor, "B"]:
     """-log of the share of softmax(inbatch) that a row's own candidates have together; `candidates` are columns of it.
 
-    Added to `kl` over the own candidates it is the KL over the whole batch of a teacher that gives the other passages nothing
-    (chain rule of the KL): a reader judges the candidates of one question, and says nothing else about the rest of the corpus.
-    With one candidate, the positive, it is InfoNCE with in-batch negatives (arXiv 1807.03748, eq. 4). At least 0; 0 in a row
-    whose candidates are the whole batch, or that has none. The same passage in two rows counts as each one's own.
+    Added to `kl` over the own candidates it is the KL over the whole batch from a teacher that gives other rows' passages
+    nothing (chain rule of the KL): a reader judges the candidates of one question, and is silent about the rest of the
+    corpus. With one candidate, the positive, it is InfoNCE with in-batch negatives (arXiv 1807.03748, eq. 4). At least 0; 0
+    in a row whose candidates are the whole batch, or that has none. A passage of two rows counts as each one's own.
 
     >>> candidate_mass(torch.tensor([[0.0, 0.0, 0.0, 0.0]]), torch.tensor([[0, 2]]))
     tensor([0.6931])

@@ -5,7 +5,6 @@ are drawn from them; model, optimiser and schedule come back from the checkpoint
 decides between equals.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -22,7 +21,7 @@ from torch.optim import AdamW
 from retort.compute import batch_rows, linear_schedule, load_checkpoint, save_checkpoint, share
 from retort.config import Phase, Read
 from retort.records import Group
-from retort.store import write_atomic
+from retort.store import StepLog, write_atomic
 from retort.teachers.fid.loading import save_reader
 from retort.teachers.fid.model import IGNORED, Reader
 from retort.teachers.fid.prompts import tokenise_passages, tokenise_targets
@@ -70,7 +69,8 @@ def train_reader(
     model, optimiser, schedule = accelerator.prepare(reader, optimiser, schedule)
     found = load_checkpoint(accelerator, folder / CHECKPOINT)
     step, best = (found["step"], found["best"]) if found else (0, {"EM": -1.0, "F1": -1.0, "step": 0})
-    log = _Log(folder / LOG, upto=step, write=accelerator.is_main_process)
+    log = StepLog(folder / LOG, active=accelerator.is_main_process)
+    log.truncate(step)
     while step < steps:
         at, phase, pool = _phase_of(step, settings.phases, pools)
         rows = batch_rows(len(pool), phase.batch, at, seed)
@@ -228,19 +228,3 @@ def _save_best(reader: Reader, folder: Path, accelerator: Accelerator) -> None:
         with write_atomic(folder) as whole:
             save_reader(reader, whole)
     accelerator.wait_for_everyone()
-
-
-class _Log:
-    """log.jsonl, one line a step, cut back to where a resumed run starts; without times: its bytes can be compared."""
-
-    def __init__(self, path: Path, *, upto: int, write: bool) -> None:
-        self._path, self._write = path, write
-        lines = path.read_text().splitlines() if path.exists() else []
-        if write:
-            with write_atomic(path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in lines[:upto]))
-
-    def add(self, step: int, facts: Mapping[str, float]) -> None:
-        if self._write:
-            with self._path.open("a") as file:
-                file.write(json.dumps({"step": step, **facts}) + "\n")
