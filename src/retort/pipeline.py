@@ -148,7 +148,7 @@ def label(job: Job, step: Step) -> Facts:
     candidates = Run.read(job.path(step.round - 1, "retrieve") / CANDIDATES)
     reader = load_reader(job.path(step.round, "read") / MODEL)
     prompts = step.config.read.prompts
-    teacher = FidTeacher(reader, prompts, batch=settings.batch, accelerator=job.accelerator)
+    teacher = FidTeacher(reader, prompts, batch=settings.batch, accelerator=job.accelerator, signal=settings.signal)
     name = f"teacher-{step.round}"
     cuts = range(0, len(prepared.queries), settings.queries_per_part)
     with job.bars("questions labelled", len(prepared.queries)) as bar:

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 Split = Literal["train", "dev", "test"]
+Signal = Literal["fid_kd", "copy"]
 
 
 class Section(BaseModel):
@@ -118,6 +119,9 @@ class Label(Section):
     """The teacher's pass over the candidates of the train and dev questions."""
 
     teacher: Literal["fid"] = "fid"
+    signal: Signal = (
+        "fid_kd"  # G, mean of pre-softmax scores; or copy, log of the share of attention (for readers that copy)
+    )
     depth: PositiveInt = 100
     queries_per_part: PositiveInt = 256
     batch: PositiveInt = 8  # questions of one forward pass

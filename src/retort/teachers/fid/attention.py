@@ -8,7 +8,7 @@ Source: Izacard & Grave, "Distilling Knowledge from Reader to Retriever for Ques
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -20,10 +20,17 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from retort.teachers.fid.encoding import encode_passages
 
 Reduce = Callable[[Float[Tensor, "B H T S"]], Tensor]
+Stage = Literal["pre_softmax", "post_softmax"]
+Tokens = Literal["mean", "sum"]
 
 
 def passage_scores(
-    model: PreTrainedModel, input_ids: Int[Tensor, "B K L"], attention_mask: Int[Tensor, "B K L"]
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "B K L"],
+    attention_mask: Int[Tensor, "B K L"],
+    *,
+    stage: Stage = "pre_softmax",
+    tokens: Tokens = "mean",
 ) -> Float[Tensor, "B K"]:
     """G, the FiD-KD label: the mean pre-softmax cross-attention score that each passage gets at the first decoder position.
 
@@ -32,35 +39,54 @@ def passage_scores(
     1/sqrt(d) is in it and T5, which has none, has none. Pads count nowhere; a passage without a real token gets -inf.
     G depends on the whole set of passages (the decoder state carries them), not on their order.
     The model is used as it stands: put it in eval mode for labels without dropout. Raw; normalise where it is used.
+
+    `stage` post_softmax with `tokens` sum gives the share of attention that falls on each passage instead, in 0..1; the
+    shares of a question add up to 1.
     """
     states = encode_passages(model, input_ids, attention_mask)
-    return scores_from_states(model, states, attention_mask)
+    return scores_from_states(model, states, attention_mask, stage=stage, tokens=tokens)
 
 
 def scores_from_states(
-    model: PreTrainedModel, states: Float[Tensor, "B K L D"], attention_mask: Int[Tensor, "B K L"]
+    model: PreTrainedModel,
+    states: Float[Tensor, "B K L D"],
+    attention_mask: Int[Tensor, "B K L"],
+    *,
+    stage: Stage = "pre_softmax",
+    tokens: Tokens = "mean",
 ) -> Float[Tensor, "B K"]:
     """`passage_scores` where the passages are already encoded, so that several signals share one encoder pass."""
-    tokens = first_step_scores(model, states, attention_mask)
+    scores = first_step_scores(model, states, attention_mask, stage=stage)
     real = attention_mask.bool()
-    return torch.where(
-        real.any(-1), tokens.masked_fill(~real, 0.0).sum(-1) / real.sum(-1).clamp(min=1), tokens.new_tensor(-torch.inf)
-    )
+    total = scores.masked_fill(~real, 0.0).sum(-1)
+    if tokens == "mean":
+        total = total / real.sum(-1).clamp(min=1)
+    return torch.where(real.any(-1), total, -torch.inf if stage == "pre_softmax" else 0.0)
 
 
 def first_step_scores(
-    model: PreTrainedModel, states: Float[Tensor, "B K L D"], attention_mask: Int[Tensor, "B K L"]
+    model: PreTrainedModel,
+    states: Float[Tensor, "B K L D"],
+    attention_mask: Int[Tensor, "B K L"],
+    *,
+    stage: Stage = "pre_softmax",
 ) -> Float[Tensor, "B K L"]:
-    """Pre-softmax cross-attention of the first decoder position, mean over layers and heads, one value a token.
+    """Cross-attention of the first decoder position, mean over layers and heads, one value a token.
 
-    Pads hold whatever the kernel's inputs give; mask them. This is also what a heat-map of the reader shows.
+    Before the softmax, pads hold whatever the kernel's inputs give: mask them; after it, 0. This is also what a heat-map of
+    the reader shows.
     """
     batch, passages, length, width = states.shape
     start = torch.full((batch, 1), start_token(model), device=states.device)
-    with captured_scores(model, lambda scores: scores.float().mean(1)[:, 0], passages * length) as layers:
+    mask = attention_mask.view(batch, passages * length)
+
+    def reduce(scores: Float[Tensor, "B H T S"]) -> Float[Tensor, "B S"]:
+        return (scores.float().mean(1) if stage == "pre_softmax" else distribution(scores, mask))[:, 0]
+
+    with captured_scores(model, reduce, passages * length) as layers:
         model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states.view(batch, passages * length, width)),  # type: ignore[arg-type]
-            attention_mask=attention_mask.view(batch, passages * length),
+            attention_mask=mask,
             decoder_input_ids=start,
             use_cache=False,
         )
@@ -70,6 +96,12 @@ def first_step_scores(
             "encoder-decoder such as T5, BART or EncoderDecoderModel whose decoder attends to the encoder"
         )
     return torch.stack(layers).mean(0).view(batch, passages, length)
+
+
+def distribution(scores: Float[Tensor, "B H T S"], mask: Int[Tensor, "B S"]) -> Float[Tensor, "B T S"]:
+    """The softmax of cross-attention scores over the real tokens, mean over heads, in float32; 0 at pads."""
+    floor = torch.finfo(torch.float32).min
+    return scores.float().masked_fill(~mask.bool()[:, None, None], floor).softmax(-1).mean(1)
 
 
 def start_token(model: PreTrainedModel) -> int:

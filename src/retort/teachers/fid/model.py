@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
-from retort.teachers.fid.attention import captured_scores, start_token
+from retort.teachers.fid.attention import captured_scores, distribution, start_token
 from retort.teachers.fid.encoding import encode_passages
 
 IGNORED = -100  # the label of a target position that is padding: transformers' convention
@@ -103,12 +103,7 @@ class Reader(nn.Module):
         }
         if self.gate is None:
             return self.model(**arguments), states
-
-        def distribution(scores: Tensor) -> Tensor:
-            floor = torch.finfo(torch.float32).min
-            return scores.float().masked_fill(~mask.bool()[:, None, None], floor).softmax(-1).mean(1)
-
-        with captured_scores(self.model, distribution, passages * length) as layers:
+        with captured_scores(self.model, lambda scores: distribution(scores, mask), passages * length) as layers:
             output = self.model(**arguments, output_hidden_states=True)
         return output, layers[-1]
 

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from jaxtyping import Float32
+from jaxtyping import Float, Float32, Int
+from torch import Tensor
 
-from retort.config import Prompts
+from retort.config import Prompts, Signal
 from retort.records import Group
 from retort.teachers.fid.attention import first_step_scores, passage_scores
 from retort.teachers.fid.encoding import encode_passages
@@ -18,26 +19,40 @@ from retort.teachers.fid.prompts import passage_strings, tokenise_passages
 
 
 class FidTeacher:
-    """Scores candidates by the reader's cross-attention: FiD-KD's label G, raw, without dropout and without the answer."""
+    """Scores candidates by the reader's cross-attention, raw, without dropout and without the answer.
 
-    def __init__(self, reader: Reader, prompts: Prompts, *, batch: int, accelerator: Accelerator) -> None:
+    `signal` fid_kd: FiD-KD's label G. copy: the log of the share of attention that falls on the passage; of a reader that
+    copies, the log-probability that its first word, if copied, comes from there.
+    """
+
+    def __init__(
+        self, reader: Reader, prompts: Prompts, *, batch: int, accelerator: Accelerator, signal: Signal = "fid_kd"
+    ) -> None:
         self._reader = reader.to(accelerator.device).eval()
-        self._prompts, self._batch, self._accelerator = prompts, batch, accelerator
+        self._prompts, self._batch, self._accelerator, self._signal = prompts, batch, accelerator, signal
 
     def score(self, groups: Sequence[Group]) -> list[Float32[np.ndarray, "K"]]:
-        """G of each passage of each group. ValueError where a score is not finite, with the question's id."""
+        """The signal of each passage of each group. ValueError where a score is not finite, with the question's id."""
         scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(groups)
         for rows in _batches(groups, self._batch):
             ids, mask = tokenise_passages(self._reader, [groups[row] for row in rows], self._prompts)
             device = self._accelerator.device
             with torch.no_grad(), self._accelerator.autocast():
-                found = passage_scores(self._reader.model, ids.to(device), mask.to(device)).float().cpu().numpy()
+                found = self._signals(ids.to(device), mask.to(device)).float().cpu().numpy()
             for row, values in zip(rows, found, strict=True):
                 scores[row] = values[: len(groups[row].passages)]
         for group, values in zip(groups, scores, strict=True):
             if not np.isfinite(values).all():
                 raise ValueError(f"the reader scores a passage of question {group.query.id!r} {values}: label in float32")
         return scores
+
+    def _signals(self, ids: Int[Tensor, "B K L"], mask: Int[Tensor, "B K L"]) -> Float[Tensor, "B K"]:
+        if self._signal == "fid_kd":
+            return passage_scores(self._reader.model, ids, mask)
+        share = passage_scores(self._reader.model, ids, mask, stage="post_softmax", tokens="sum")
+        return share.clamp(
+            min=torch.finfo(share.dtype).tiny
+        ).log()  # a share below 1e-38 is one that float32 cannot tell from 0
 
     def looked_at(self, group: Group) -> list[tuple[list[str], list[float]]]:
         """For each passage, its string in pieces, one a token, and the first-step score of each: a heat-map's data.
