@@ -149,6 +149,42 @@ def test_the_first_position_of_a_teacher_forced_pass_gives_the_same_label_whatev
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_share_of_attention_is_the_models_own_and_adds_up_to_one(readers, passages, kind):
+    """What transformers' eager kernel gives as cross-attentions of the first position, summed over each passage's tokens."""
+    model, (ids, mask) = readers[kind].model, passages
+    shares = passage_scores(model, ids, mask, stage="post_softmax", tokens="sum")
+    close(shares.sum(-1), torch.ones(2))
+    encoded = BaseModelOutput(last_hidden_state=encode_passages(model, ids, mask).view(2, 28, -1))
+    start = torch.full((2, 1), start_token(model))
+    model.set_attn_implementation("eager")
+    try:
+        found = model(
+            encoder_outputs=encoded, attention_mask=mask.view(2, 28), decoder_input_ids=start, output_attentions=True
+        ).cross_attentions
+    finally:
+        model.set_attn_implementation("sdpa")
+    close(shares, torch.stack(found).mean((0, 2))[:, 0].view(2, 4, 7).sum(-1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mean_over_tokens_is_the_sum_divided_by_their_number(readers, passages, kind):
+    model, (ids, mask) = readers[kind].model, passages
+    for stage in ("pre_softmax", "post_softmax"):
+        mean, total = (passage_scores(model, ids, mask, stage=stage, tokens=tokens) for tokens in ("mean", "sum"))
+        close(mean * mask.sum(-1), total, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_missing_passage_gets_no_share_of_attention(readers, passages, kind):
+    ids, mask = passages
+    added = [torch.cat([tensor[:, :2], torch.zeros(2, 1, 7).long(), tensor[:, 2:]], 1) for tensor in (ids, mask)]
+    options = {"stage": "post_softmax", "tokens": "sum"}
+    shares = passage_scores(readers[kind].model, *added, **options)
+    assert shares[:, 2].tolist() == [0.0, 0.0]
+    close(shares[:, [0, 1, 3, 4]], passage_scores(readers[kind].model, ids, mask, **options))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_eager_and_fused_attention_agree(readers, passages, kind):
     model = readers[kind].model
     fused = passage_scores(model, *passages)

@@ -64,6 +64,17 @@ def test_scores_do_not_depend_on_the_answers(readers, groups, accelerator):
         assert np.array_equal(one, other)
 
 
+def test_the_copy_signal_is_the_log_of_the_share_of_what_the_reader_would_copy(readers, groups, accelerator):
+    reader, group = readers["copying"], groups[2]
+    labelling = FidTeacher(reader, PROMPTS, batch=3, accelerator=accelerator, signal="copy")
+    ids, mask = tokenise_passages(reader, [group], PROMPTS)
+    with torch.no_grad():
+        shares = passage_scores(reader.model, ids, mask, stage="post_softmax", tokens="sum")[0]
+    (found,) = labelling.score([group])
+    np.testing.assert_allclose(np.exp(found), shares.numpy(), atol=1e-6)
+    np.testing.assert_allclose(np.exp(found).sum(), 1.0, atol=1e-5)
+
+
 def test_labels_are_made_without_dropout(tokenizer, groups, accelerator):
     reader = tiny_reader("bert", tokenizer, dropout=0.5).train()
     labelling = teacher(reader, accelerator)

@@ -21,8 +21,8 @@ from retort.teachers.fid.prompts import passage_strings, tokenise_passages
 class FidTeacher:
     """Scores candidates by the reader's cross-attention, raw, without dropout and without the answer.
 
-    `signal` fid_kd: FiD-KD's label G. copy: the log of the share of attention that falls on the passage; of a reader that
-    copies, the log-probability that its first word, if copied, comes from there.
+    `signal` fid_kd: FiD-KD's label G. copy: the log of the share of attention that falls on the passage, mean over heads and
+    layers; of a reader that copies by one decoder layer, the log-probability that a copied first word comes from there.
     """
 
     def __init__(
