@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from retort.losses.inbatch import CandidateMass, candidate_mass
+from retort.losses.inbatch import CandidateMass, candidate_mass, info_nce
 from retort.losses.listwise import kl
 from retort.tensors import Batch, Signals, Target
 
@@ -79,3 +79,22 @@ def test_the_objective_divides_the_student_by_its_temperature():
     target = Target(scores=scores(3), weight=torch.ones(3), valid=torch.ones(3, dtype=torch.bool))
     found = CandidateMass(student_temperature=0.5)(Signals(inbatch=scores()), target, batch)
     torch.testing.assert_close(found, candidate_mass(scores() / 0.5, CANDIDATES, MASK))
+
+
+def test_info_nce_of_one_positive_is_the_cross_entropy_and_of_several_the_mean_of_each_without_the_others():
+    student = scores()
+    first = torch.tensor([[True, False, False]] * 3)
+    expected = torch.nn.functional.cross_entropy(student, CANDIDATES[:, 0], reduction="none")
+    torch.testing.assert_close(info_nce(student, CANDIDATES, first), expected)
+    two = torch.tensor([[True, True, False]])
+    negatives = student[0, [1, 2, 4, 5]].exp().sum()
+    alone = [-(student[0, p].exp() / (student[0, p].exp() + negatives)).log() for p in (0, 3)]
+    torch.testing.assert_close(info_nce(student[:1], CANDIDATES[:1], two), torch.stack(alone).mean()[None])
+
+
+def test_info_nce_skips_masked_positives_and_rows_without_any():
+    student, positive = scores(), torch.ones_like(MASK)
+    expected = info_nce(student[2:], CANDIDATES[2:, :1], positive[2:, :1])
+    torch.testing.assert_close(info_nce(student, CANDIDATES, positive, MASK)[2:], expected)
+    assert info_nce(student, CANDIDATES, ~positive).tolist() == [0.0, 0.0, 0.0]
+    assert torch.autograd.gradcheck(lambda s: info_nce(s, CANDIDATES, positive, MASK), scores().requires_grad_(), eps=1e-6)

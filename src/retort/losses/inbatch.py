@@ -31,10 +31,41 @@ def candidate_mass(
     """
     scores = wide(inbatch)
     real = torch.ones_like(candidates, dtype=torch.bool) if mask is None else mask
-    own = torch.zeros_like(scores, dtype=torch.bool)
-    own[real.nonzero()[:, 0], candidates[real]] = True
+    own = _columns(scores, candidates, real)
     mass = scores.masked_fill(~own, torch.finfo(scores.dtype).min).logsumexp(-1)
     return torch.where(real.any(-1), scores.logsumexp(-1) - mass, 0.0)
+
+
+def info_nce(
+    inbatch: Float[Tensor, "B M"],
+    candidates: Int[Tensor, "B K"],
+    positive: Bool[Tensor, "B K"],
+    mask: Bool[Tensor, "B K"] | None = None,
+) -> Float[Tensor, "B"]:
+    """Cross-entropy of each positive against all passages of the batch that are not positives of its row, mean over them.
+
+    InfoNCE with in-batch negatives (van den Oord et al., arXiv 1807.03748, eq. 4); the row's own negatives are among them.
+    0 in a row without a positive, and in one whose positives are the whole batch.
+
+    >>> info_nce(torch.zeros(1, 4), torch.tensor([[0, 2]]), torch.tensor([[True, True]]))  # each against two others
+    tensor([1.0986])
+    """
+    scores = wide(inbatch)
+    chosen = positive if mask is None else positive & mask
+    lowest = torch.finfo(scores.dtype).min
+    negatives = scores.masked_fill(_columns(scores, candidates, chosen), lowest).logsumexp(-1, keepdim=True)
+    own = scores.gather(1, candidates)
+    rows = torch.where(chosen, torch.logaddexp(own, negatives) - own, 0.0)
+    return rows.sum(-1) / chosen.sum(-1).clamp(min=1)
+
+
+def _columns(
+    scores: Float[Tensor, "B M"], candidates: Int[Tensor, "B K"], chosen: Bool[Tensor, "B K"]
+) -> Bool[Tensor, "B M"]:
+    """True at the columns of each row's chosen candidates."""
+    columns = torch.zeros_like(scores, dtype=torch.bool)
+    columns[chosen.nonzero()[:, 0], candidates[chosen]] = True
+    return columns
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def reverse_kl(
 def jensen_shannon(
     student: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None = None
 ) -> Float[Tensor, "B"]:
-    """The mean KL of both sides to their mixture (Lin 1991, eq. 4.1, equal weights), in nats: symmetric, 0 to ln 2.
+    """The mean KL of both sides to their mixture (Lin 1991, equal weights), in nats: symmetric, 0 to ln 2.
 
     >>> jensen_shannon(torch.tensor([[30.0, 0.0]]), torch.tensor([[0.0, 30.0]]))
     tensor([0.6931])
@@ -63,7 +63,7 @@ def jensen_shannon(
 def cross_entropy(
     student: Float[Tensor, "B K"], shares: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None = None
 ) -> Float[Tensor, "B"]:
-    """-sum_p y_p log softmax(student)_p of each row (ListNet's top-one loss, Cao et al. 2007, eq. 5).
+    """-sum_p y_p log softmax(student)_p of each row (ListNet's top-one loss, Cao et al. 2007).
 
     `shares` say what each candidate deserves: a teacher's probabilities, or 1 at the positives. They are divided by their
     sum over the real candidates; a row in which that is 0 costs 0. Shares must not be negative.
@@ -80,7 +80,7 @@ def cross_entropy(
 def list_mle(
     student: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None = None
 ) -> Float[Tensor, "B"]:
-    """-log of the Plackett-Luce probability that the student gives to the teacher's order (ListMLE, Xia et al. 2008, eq. 8).
+    """-log of the Plackett-Luce probability that the student gives to the teacher's order (ListMLE, Xia et al. 2008).
 
     Teacher ties stand in the order of the list. 0 in a row of fewer than 2 real candidates.
 

@@ -1,6 +1,7 @@
 """Pairwise objectives: what each ordered pair of candidates costs, as a pure function and as an objective.
 
-Axes: B queries, K candidates; one sum a row, never reduced over rows. Masks are True where a candidate is real. Not here:
+Axes: B queries, K candidates; one value a row, never reduced over rows: the mean over the row's pairs, where nothing else is
+said, so that the learning rate does not depend on K. Masks are True where a candidate is real. Not here:
 losses over the whole list (listwise.py).
 """
 
@@ -10,6 +11,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from retort.losses.listwise import wide
 from retort.tensors import Batch, Signals, Target
@@ -32,6 +34,70 @@ def max_margin(
     order = (teacher[:, :, None] - teacher[:, None, :]).sign()
     lacking = (margin - order * (student[:, :, None] - student[:, None, :])).clamp(min=0.0)
     return lacking.masked_fill(~pairs, 0.0).sum((1, 2))
+
+
+def ranknet(
+    student: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None = None
+) -> Float[Tensor, "B"]:
+    """ln(1 + e^-(S_i - S_j)), mean over the pairs with G_i > G_j (RankNet, Burges et al. 2005).
+
+    0 in a row in which the teacher orders no pair.
+
+    >>> ranknet(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([[3.0, 1.0, 1.0]]))
+    tensor([0.6931])
+    """
+    pairs = _ordered(teacher, mask)
+    return _mean(softplus(-_gaps(student, mask)), pairs)
+
+
+def margin_mse(
+    student: Float[Tensor, "B K"],
+    teacher: Float[Tensor, "B K"],
+    positive: Bool[Tensor, "B K"],
+    mask: Bool[Tensor, "B K"] | None = None,
+) -> Float[Tensor, "B"]:
+    """((S_p - S_n) - (G_p - G_n))^2, mean over pairs of a positive p and a negative n (MarginMSE, arXiv 2010.02666).
+
+    0 in a row without a positive or without a negative. Both scores must live on one scale.
+
+    >>> margin_mse(torch.tensor([[2.0, 1.0]]), torch.tensor([[5.0, 1.0]]), torch.tensor([[True, False]]))
+    tensor([9.])
+    """
+    real = torch.ones_like(positive) if mask is None else mask
+    pairs = (positive & real)[:, :, None] & (~positive & real)[:, None, :]
+    return _mean((_gaps(student, mask) - _gaps(teacher, mask)).square(), pairs)
+
+
+def margin_mse_all(
+    student: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None = None
+) -> Float[Tensor, "B"]:
+    """((S_i - S_j) - (G_i - G_j))^2, mean over all pairs of different candidates: no positive needs to be known.
+
+    0 in a row of fewer than 2 real candidates. naver/splade divides by K^2 instead of K (K - 1).
+
+    >>> margin_mse_all(torch.tensor([[2.0, 1.0]]), torch.tensor([[5.0, 1.0]]))
+    tensor([9.])
+    """
+    real = torch.ones_like(student, dtype=torch.bool) if mask is None else mask
+    different = ~torch.eye(student.shape[1], dtype=torch.bool, device=student.device)
+    pairs = real[:, :, None] & real[:, None, :] & different
+    return _mean((_gaps(student, mask) - _gaps(teacher, mask)).square(), pairs)
+
+
+def _gaps(scores: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None) -> Float[Tensor, "B K K"]:
+    """S_i - S_j of each pair, in float32 at least; what stands at a masked place counts as 0."""
+    scores = wide(scores) if mask is None else wide(scores).masked_fill(~mask, 0.0)
+    return scores[:, :, None] - scores[:, None, :]
+
+
+def _ordered(teacher: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None) -> Bool[Tensor, "B K K"]:
+    """True at the pairs of real candidates of which the teacher likes the first better."""
+    ordered = _gaps(teacher, mask) > 0
+    return ordered if mask is None else ordered & mask[:, :, None] & mask[:, None, :]
+
+
+def _mean(costs: Float[Tensor, "B K K"], pairs: Bool[Tensor, "B K K"]) -> Float[Tensor, "B"]:
+    return torch.where(pairs, costs, 0.0).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""Objectives that stand for a ranking measure: LambdaLoss, LambdaRank, ApproxNDCG, as pure functions.
+
+Axes: B queries, K candidates; one value a row, never reduced over rows. Masks are True where a candidate is real. `gains`
+say what finding a candidate is worth, at least 0: 2^grade - 1 where there are grades, or a teacher's probabilities. Ranks
+are the student's own at the moment, without a gradient; ties stand in the order of the list.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from retort.losses.listwise import wide
+
+Scheme = Literal["ndcg_loss2pp", "lambda_rank"]
+
+
+def lambda_loss(
+    student: Float[Tensor, "B K"],
+    gains: Float[Tensor, "B K"],
+    mask: Bool[Tensor, "B K"] | None = None,
+    *,
+    scheme: Scheme = "ndcg_loss2pp",
+    mu: float = 10.0,
+) -> Float[Tensor, "B"]:
+    """Sum over pairs with gain_i > gain_j of w_ij log2(1 + e^-(S_i - S_j)) (LambdaLoss, Wang et al., CIKM 2018).
+
+    With G the gains divided by the ideal DCG, D_r = log2(1 + r) and ranks r of the student: lambda_rank weighs a pair by
+    |G_i - G_j| |1/D_ri - 1/D_rj|, what swapping it would change of nDCG; ndcg_loss2pp by that plus `mu` times
+    |G_i - G_j| |1/D_d - 1/D_(d+1)| with d = |r_i - r_j|. 0 in a row in which all gains are equal.
+
+    >>> lambda_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]]), scheme="lambda_rank")  # 1 - 1/log2(3)
+    tensor([0.3691])
+    """
+    scores, gains, ranks = _parts(student, gains, mask)
+    share, discount = _share(gains), _discount(ranks).to(gains.dtype)
+    gap = (share[:, :, None] - share[:, None, :]).abs()
+    weight = (discount[:, :, None] - discount[:, None, :]).abs()
+    if scheme == "ndcg_loss2pp":
+        apart = (ranks[:, :, None] - ranks[:, None, :]).abs()
+        weight = weight + mu * (_discount(apart.clamp(min=1)) - _discount(apart + 1)).to(gains.dtype)
+    better = gains[:, :, None] > gains[:, None, :]
+    if mask is not None:
+        better = better & mask[:, None, :]
+    costs = gap * weight * softplus(scores[:, None, :] - scores[:, :, None]) / math.log(2.0)
+    return torch.where(better, costs, 0.0).sum((1, 2))
+
+
+def approx_ndcg(
+    student: Float[Tensor, "B K"],
+    gains: Float[Tensor, "B K"],
+    mask: Bool[Tensor, "B K"] | None = None,
+    *,
+    temperature: float = 1.0,
+) -> Float[Tensor, "B"]:
+    """1 - nDCG of smooth ranks: r_i = 1 + sum over j != i of sigmoid((S_j - S_i) / temperature) (Qin et al. 2010).
+
+    In 0..1; nears 1 - nDCG as the temperature nears 0. 0 in a row without a gain.
+
+    >>> approx_ndcg(torch.tensor([[9.0, 0.0]]), torch.tensor([[1.0, 0.0]]), temperature=0.1)
+    tensor([0.])
+    """
+    scores, gains, _ = _parts(student, gains, mask)
+    above = ((scores[:, None, :] - scores[:, :, None]) / temperature).sigmoid()
+    others = ~torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
+    if mask is not None:
+        others = others & mask[:, None, :]
+    ranks = 1.0 + torch.where(others, above, 0.0).sum(-1)
+    return torch.where(gains.sum(-1) > 0, 1.0 - (_share(gains) / (1.0 + ranks).log2()).sum(-1), 0.0)
+
+
+def _parts(
+    student: Float[Tensor, "B K"], gains: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None
+) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"], Int64[Tensor, "B K"]]:
+    """Scores and gains, 0 where not real, and each candidate's rank by the scores, from 1; those not real come last."""
+    scores, gains = wide(student), wide(gains)
+    if mask is not None:
+        scores, gains = scores.masked_fill(~mask, 0.0), gains.masked_fill(~mask, 0.0)
+    sortable = scores.detach() if mask is None else scores.detach().masked_fill(~mask, -torch.inf)
+    return scores, gains, 1 + sortable.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+
+
+def _discount(ranks: Int64[Tensor, "..."]) -> Float64[Tensor, "..."]:
+    """1 / log2(1 + rank)."""
+    return 1.0 / (1.0 + ranks.double()).log2()
+
+
+def _share(gains: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+    """The gains divided by the DCG of the ideal order; 0 in a row without a gain."""
+    places = torch.arange(1, gains.shape[1] + 1, device=gains.device)
+    ideal = (gains.sort(dim=-1, descending=True).values * _discount(places).to(gains.dtype)).sum(-1, keepdim=True)
+    return torch.where(ideal > 0, gains / ideal.clamp(min=torch.finfo(gains.dtype).tiny), 0.0)
