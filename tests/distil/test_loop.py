@@ -14,7 +14,8 @@ from retort.distil.batches import examples, make_batch, sampled
 from retort.distil.loop import CHECKPOINT, LOG, MODEL, train
 from retort.distil.method import Method
 from retort.distil.sampling import SAMPLERS
-from retort.losses.listwise import KL, kl
+from retort.losses.listwise import kl
+from retort.losses.objectives import KL
 from retort.students.loading import load_student
 from retort.tensors import Encoded
 from tiny import tiny_student, tiny_world

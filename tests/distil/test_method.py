@@ -8,7 +8,7 @@ from retort.config import StudentModel
 from retort.distil.method import Method
 from retort.distil.roster import Roster
 from retort.distil.targets import FromLabels
-from retort.losses.listwise import KL, MSE
+from retort.losses.objectives import KL, MSE
 from retort.students.loading import load_student
 from retort.tensors import Batch, Encoded, Signals
 from tiny import tiny_student

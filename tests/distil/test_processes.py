@@ -15,7 +15,7 @@ from retort.config import Compute, Distil, Optimiser, StudentModel
 from retort.distil.agreement import label_agreement
 from retort.distil.loop import train
 from retort.distil.method import Method
-from retort.losses.listwise import KL
+from retort.losses.objectives import KL
 from retort.students.loading import load_student
 from tiny import tiny_student, tiny_world
 

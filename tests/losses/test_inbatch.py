@@ -3,9 +3,8 @@ import math
 import pytest
 import torch
 
-from retort.losses.inbatch import CandidateMass, candidate_mass, info_nce
+from retort.losses.inbatch import candidate_mass, info_nce
 from retort.losses.listwise import kl
-from retort.tensors import Batch, Signals, Target
 
 CANDIDATES = torch.tensor([[0, 3, 4], [2, 1, 0], [4, 0, 0]])  # the last row has one real candidate
 MASK = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
@@ -72,13 +71,6 @@ def test_half_precision_scores_are_summed_in_single_precision():
     found = candidate_mass(half, CANDIDATES, MASK)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, candidate_mass(half.double(), CANDIDATES, MASK).float())
-
-
-def test_the_objective_divides_the_student_by_its_temperature():
-    batch = Batch((), (), CANDIDATES, MASK, torch.zeros_like(MASK))
-    target = Target(scores=scores(3), weight=torch.ones(3), valid=torch.ones(3, dtype=torch.bool))
-    found = CandidateMass(student_temperature=0.5)(Signals(inbatch=scores()), target, batch)
-    torch.testing.assert_close(found, candidate_mass(scores() / 0.5, CANDIDATES, MASK))
 
 
 def test_info_nce_of_one_positive_is_the_cross_entropy_and_of_several_the_mean_of_each_without_the_others():

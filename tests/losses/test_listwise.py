@@ -2,8 +2,7 @@ import math
 
 import torch
 
-from retort.losses.listwise import KL, cross_entropy, jensen_shannon, kl, list_mle, mse, reverse_kl
-from retort.tensors import Batch, Signals, Target
+from retort.losses.listwise import cross_entropy, jensen_shannon, kl, list_mle, mse, reverse_kl
 
 G, S = torch.tensor([[1.0, 2.0, 0.5, -1.0]]), torch.tensor([[0.2, 0.1, 0.4, -0.3]])
 
@@ -37,15 +36,6 @@ def test_the_gradient_of_kl_sums_to_zero_over_the_candidates():
     student, teacher, mask = lists()
     found = torch.autograd.grad(kl(student.requires_grad_(), teacher, mask).sum(), student)[0]
     torch.testing.assert_close(found.sum(-1), torch.zeros(3, dtype=torch.float64))
-
-
-def test_the_objective_divides_each_side_by_its_own_temperature():
-    student, teacher, mask = lists()
-    candidates = torch.zeros(3, 6, dtype=torch.long)
-    batch = Batch((), (), candidates, mask, torch.zeros_like(mask))
-    target = Target(scores=teacher, weight=torch.ones(3), valid=torch.ones(3, dtype=torch.bool))
-    found = KL(student_temperature=2.0, teacher_temperature=0.5)(Signals(scores=student), target, batch)
-    torch.testing.assert_close(found, kl(student / 2.0, teacher / 0.5, mask))
 
 
 def test_reverse_kl_is_kl_with_the_sides_exchanged_and_jensen_shannon_is_symmetric():

@@ -4,7 +4,7 @@ import pytest
 
 from retort.config import ObjectiveSettings
 from retort.losses import OBJECTIVES, build
-from retort.losses.pairwise import MaxMargin
+from retort.losses.objectives import MaxMargin
 
 
 def test_the_config_knows_every_objective_by_its_name():

@@ -4,9 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 from retort.config import ObjectiveSettings
-from retort.losses.inbatch import CandidateMass
-from retort.losses.listwise import KL, MSE
-from retort.losses.pairwise import MaxMargin
+from retort.losses.objectives import KL, MSE, CandidateMass, MaxMargin
 from retort.tensors import Objective
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {

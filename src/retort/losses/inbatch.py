@@ -1,19 +1,15 @@
-"""Objectives over all passages of a batch: what a row's own candidates are worth among those of the other rows.
+"""Losses over all passages of a batch, as pure functions: what a row's own candidates are worth among those of the others.
 
 Axes: B queries, K candidates of each, M distinct passages of the batch (on several processes, of this process's share). One
 value a row, never reduced over rows. Masks are True where a candidate is real. Not here: losses over a row's own candidates
 (listwise.py, pairwise.py).
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from retort.losses.listwise import wide
-from retort.tensors import Batch, Signals, Target
 
 
 def candidate_mass(
@@ -66,16 +62,3 @@ def _columns(
     columns = torch.zeros_like(scores, dtype=torch.bool)
     columns[chosen.nonzero()[:, 0], candidates[chosen]] = True
     return columns
-
-
-@dataclass(frozen=True)
-class CandidateMass:
-    """`candidate_mass` of the student's scores, divided by a temperature."""
-
-    student_temperature: float = 1.0
-    needs: ClassVar[frozenset[str]] = frozenset({"inbatch"})
-
-    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
-        """The loss of each row."""
-        assert signals.inbatch is not None
-        return candidate_mass(signals.inbatch / self.student_temperature, batch.candidates, batch.mask)

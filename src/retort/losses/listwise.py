@@ -1,4 +1,4 @@
-"""Listwise objectives: the gap between two scorings of one candidate list, as pure functions and as objectives.
+"""Listwise losses: the gap between two scorings of one candidate list, as pure functions.
 
 Axes: B queries, K candidates. Every function returns one sum a row, never reduced over rows: averaging over queries is the
 loop's work, so that the learning rate does not depend on K (FiD's code divides by B K instead; methods 5.1 A7). Masks are
@@ -7,15 +7,11 @@ of candidates (pairwise.py).
 """
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64, Num
 from torch import Tensor
 from torch.nn.functional import log_softmax
-
-from retort.tensors import Batch, Signals, Target
 
 
 def kl(
@@ -117,7 +113,7 @@ def ckl(
     *,
     gamma: float,
     alpha: float = 0.0,
-    ranks: Float[Tensor, "B K"] | None = None,
+    ranks: Num[Tensor, "B K"] | None = None,
     detach_weights: bool = False,
     bias_positives: bool = False,
 ) -> Float[Tensor, "B"]:
@@ -144,7 +140,7 @@ def ckl(
         raise ValueError(f"alpha is {alpha}, but no ranks were given: give the student's ranks, or set alpha to 0")
     real = torch.ones_like(positive) if mask is None else mask
     log_student, log_teacher = _log_softmax(student, mask), _log_softmax(teacher, mask)
-    bias = 0.0 if ranks is None else alpha * rank_bias(ranks, positive & real)
+    bias = 0.0 if ranks is None else alpha * rank_bias(ranks, positive & real).to(log_student.dtype)
     # exponents of 1 - q and q; where a candidate is not real its log-probability is about -3e38, so 0 stands in for it
     missed = (gamma - bias if bias_positives else gamma) * _log_others(student, real)
     kept = (gamma - bias) * log_student.masked_fill(~real, 0.0)
@@ -179,15 +175,15 @@ def bkl(
     return kl(student, teacher, mask) + lam * torch.where(real, penalty, 0.0).sum(-1)
 
 
-def rank_bias(ranks: Float[Tensor, "B K"], positive: Bool[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+def rank_bias(ranks: Num[Tensor, "B K"], positive: Bool[Tensor, "B K"]) -> Float64[Tensor, "B K"]:
     """1/rank - 1/rank of the best-ranked positive, for each candidate; 0 in a row without a positive.
 
     Positive where a candidate is ranked above that positive, negative where below.
 
     >>> rank_bias(torch.tensor([[2.0, 1.0, 4.0]]), torch.tensor([[True, False, False]]))
-    tensor([[ 0.0000,  0.5000, -0.2500]])
+    tensor([[ 0.0000,  0.5000, -0.2500]], dtype=torch.float64)
     """
-    inverse = 1.0 / wide(ranks)
+    inverse = 1.0 / ranks.double()
     first = inverse.masked_fill(~positive, -torch.inf).amax(-1, keepdim=True)
     return torch.where(positive.any(-1, keepdim=True), inverse - first, 0.0)
 
@@ -200,30 +196,14 @@ def _log_others(student: Float[Tensor, "B K"], real: Bool[Tensor, "B K"]) -> Flo
     return (others - scores.logsumexp(-1, keepdim=True)).masked_fill(~real, 0.0)
 
 
-@dataclass(frozen=True)
-class KL:
-    """`kl` of the scores, each side divided by its own temperature (FiD-KD: 1 and 1). Never multiplied by T squared."""
+def shares(scores: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None = None) -> Float[Tensor, "B K"]:
+    """The softmax over the real candidates, in float32 at least; 0 at the others, also in a row without any.
 
-    student_temperature: float = 1.0
-    teacher_temperature: float = 1.0
-    needs: ClassVar[frozenset[str]] = frozenset({"scores"})
-
-    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
-        """The loss of each row."""
-        assert signals.scores is not None
-        return kl(signals.scores / self.student_temperature, target.scores / self.teacher_temperature, batch.mask)
-
-
-@dataclass(frozen=True)
-class MSE:
-    """`mse` of the raw scores."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"scores"})
-
-    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
-        """The loss of each row."""
-        assert signals.scores is not None
-        return mse(signals.scores, target.scores, batch.mask)
+    >>> shares(torch.tensor([[0.0, 0.0, 5.0]]), torch.tensor([[True, True, False]])).tolist()
+    [[0.5, 0.5, 0.0]]
+    """
+    probabilities = _log_softmax(scores, mask).exp()
+    return probabilities if mask is None else probabilities.masked_fill(~mask, 0.0)
 
 
 def wide(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -1,12 +1,9 @@
-"""Pairwise objectives: what each ordered pair of candidates costs, as a pure function and as an objective.
+"""Pairwise losses: what each ordered pair of candidates costs, as pure functions.
 
 Axes: B queries, K candidates; one value a row, never reduced over rows: the mean over the row's pairs, where nothing else is
 said, so that the learning rate does not depend on K. Masks are True where a candidate is real. Not here:
 losses over the whole list (listwise.py).
 """
-
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from retort.losses.listwise import wide
-from retort.tensors import Batch, Signals, Target
 
 
 def max_margin(
@@ -98,16 +94,3 @@ def _ordered(teacher: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None) ->
 
 def _mean(costs: Float[Tensor, "B K K"], pairs: Bool[Tensor, "B K K"]) -> Float[Tensor, "B"]:
     return torch.where(pairs, costs, 0.0).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
-
-
-@dataclass(frozen=True)
-class MaxMargin:
-    """`max_margin` of the raw scores."""
-
-    margin: float = 0.0
-    needs: ClassVar[frozenset[str]] = frozenset({"scores"})
-
-    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
-        """The loss of each row."""
-        assert signals.scores is not None
-        return max_margin(signals.scores, target.scores, batch.mask, margin=self.margin)

@@ -1,4 +1,4 @@
-"""Objectives that stand for a ranking measure: LambdaLoss, LambdaRank, ApproxNDCG, as pure functions.
+"""Losses that stand for a ranking measure: LambdaLoss, LambdaRank, ApproxNDCG, as pure functions.
 
 Axes: B queries, K candidates; one value a row, never reduced over rows. Masks are True where a candidate is real. `gains`
 say what finding a candidate is worth, at least 0: 2^grade - 1 where there are grades, or a teacher's probabilities. Ranks

@@ -1,0 +1,205 @@
+"""Every loss as an objective: a frozen dataclass whose fields are its settings, called on what the loop passes around.
+
+Temperatures divide the scores of their side before the loss; no loss is multiplied by a squared temperature afterwards. The
+losses themselves are pure functions in listwise.py, pairwise.py, ranking.py and inbatch.py. A target's mask stands in the
+batch. An objective that takes positives reads `batch.positive`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from retort.losses.inbatch import candidate_mass, info_nce
+from retort.losses.listwise import bkl, ckl, cross_entropy, jensen_shannon, kl, list_mle, mse, reverse_kl, shares
+from retort.losses.pairwise import margin_mse, margin_mse_all, max_margin, ranknet
+from retort.losses.ranking import Scheme, approx_ndcg, lambda_loss
+from retort.tensors import Batch, Signals, Target
+
+SCORES, INBATCH = frozenset({"scores"}), frozenset({"inbatch"})
+
+
+@dataclass(frozen=True)
+class Tempered:
+    """What most objectives share: the scores of both sides, each divided by its own temperature."""
+
+    student_temperature: float = 1.0
+    teacher_temperature: float = 1.0
+    needs: ClassVar[frozenset[str]] = SCORES
+
+    def _sides(self, signals: Signals, target: Target) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
+        assert signals.scores is not None
+        return signals.scores / self.student_temperature, target.scores / self.teacher_temperature
+
+
+@dataclass(frozen=True)
+class Plain(Tempered):
+    """A loss of the two sides and the mask, and of nothing else."""
+
+    loss: ClassVar[Callable[..., Tensor]]
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row."""
+        return self.loss(*self._sides(signals, target), batch.mask)
+
+
+class KL(Plain):
+    """`listwise.kl` (FiD-KD: both temperatures 1)."""
+
+    loss = staticmethod(kl)
+
+
+class ReverseKL(Plain):
+    """`listwise.reverse_kl`."""
+
+    loss = staticmethod(reverse_kl)
+
+
+class JensenShannon(Plain):
+    """`listwise.jensen_shannon`."""
+
+    loss = staticmethod(jensen_shannon)
+
+
+@dataclass(frozen=True)
+class CKL(Tempered):
+    """`listwise.ckl` (the authors' runs: gamma 5; alpha 1.0 for SPLADE, 1.5 for ColBERT). alpha needs `batch.ranks`."""
+
+    gamma: float = 5.0
+    alpha: float = 0.0
+    detach_weights: bool = False
+    bias_positives: bool = False
+
+    def __post_init__(self) -> None:
+        if self.alpha > self.gamma:
+            raise ValueError(f"ckl: alpha is {self.alpha}, above gamma {self.gamma}: weights may then grow without bound")
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row."""
+        return ckl(
+            *self._sides(signals, target), batch.positive, batch.mask,
+            gamma=self.gamma, alpha=self.alpha, ranks=batch.ranks if self.alpha else None,
+            detach_weights=self.detach_weights, bias_positives=self.bias_positives,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BKL(Tempered):
+    """`listwise.bkl` (the authors' runs: lam 0.02 for ColBERT, 0.01 for SPLADE)."""
+
+    lam: float = 0.02
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row."""
+        return bkl(*self._sides(signals, target), batch.positive, batch.mask, lam=self.lam)
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Tempered):
+    """`listwise.cross_entropy` with the teacher's probabilities, or with the positives as hard labels."""
+
+    labels: Literal["soft", "hard"] = "soft"
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row."""
+        student, teacher = self._sides(signals, target)
+        deserved = batch.positive.to(student.dtype) if self.labels == "hard" else shares(teacher, batch.mask)
+        return cross_entropy(student, deserved, batch.mask)
+
+
+class ListMLE(Plain):
+    """`listwise.list_mle` of the teacher's order."""
+
+    loss = staticmethod(list_mle)
+
+
+@dataclass(frozen=True)
+class LambdaLoss(Tempered):
+    """`ranking.lambda_loss`; the gains are the teacher's probabilities, since raw scores have no zero."""
+
+    scheme: Scheme = "ndcg_loss2pp"
+    mu: float = 10.0
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row."""
+        student, teacher = self._sides(signals, target)
+        gains = shares(teacher, batch.mask)
+        return lambda_loss(student, gains, batch.mask, scheme=self.scheme, mu=self.mu)
+
+
+@dataclass(frozen=True)
+class ApproxNDCG(Tempered):
+    """`ranking.approx_ndcg`; the gains are the teacher's probabilities, the student's temperature smooths the ranks."""
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row."""
+        student, teacher = self._sides(signals, target)
+        return approx_ndcg(student, shares(teacher, batch.mask), batch.mask)
+
+
+class RankNet(Plain):
+    """`pairwise.ranknet` of the teacher's order."""
+
+    loss = staticmethod(ranknet)
+
+
+@dataclass(frozen=True)
+class MarginMSE(Tempered):
+    """`pairwise.margin_mse` of positives against negatives, or of all pairs."""
+
+    pairs: Literal["positive", "all"] = "positive"
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row."""
+        student, teacher = self._sides(signals, target)
+        if self.pairs == "all":
+            return margin_mse_all(student, teacher, batch.mask)
+        return margin_mse(student, teacher, batch.positive, batch.mask)
+
+
+class MSE(Plain):
+    """`listwise.mse` of the scores (FiD-KD: both temperatures 1)."""
+
+    loss = staticmethod(mse)
+
+
+@dataclass(frozen=True)
+class MaxMargin:
+    """`pairwise.max_margin` of the raw scores (FiD-KD)."""
+
+    margin: float = 0.0
+    needs: ClassVar[frozenset[str]] = SCORES
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row."""
+        assert signals.scores is not None
+        return max_margin(signals.scores, target.scores, batch.mask, margin=self.margin)
+
+
+@dataclass(frozen=True)
+class CandidateMass:
+    """`inbatch.candidate_mass` of the student's scores, divided by a temperature."""
+
+    student_temperature: float = 1.0
+    needs: ClassVar[frozenset[str]] = INBATCH
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row."""
+        assert signals.inbatch is not None
+        return candidate_mass(signals.inbatch / self.student_temperature, batch.candidates, batch.mask)
+
+
+@dataclass(frozen=True)
+class InfoNCE:
+    """`inbatch.info_nce` of the student's scores, divided by a temperature; reads the positives, not the teacher."""
+
+    student_temperature: float = 1.0
+    needs: ClassVar[frozenset[str]] = INBATCH
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row."""
+        assert signals.inbatch is not None
+        scores = signals.inbatch / self.student_temperature
+        return info_nce(scores, batch.candidates, batch.positive, batch.mask)
