@@ -40,7 +40,8 @@ POINTS: list[Point] = [
     ("round-1/distil", "train", 2),  # before the first checkpoint
     ("round-1/distil", "train", 4),  # behind it
     ("round-1/distil", "replace", 3),  # while a model or a checkpoint is put in its place
-    ("round-1/encode", "replace", 7),  # before the manifest
+    ("round-1/encode", "replace", 7),  # all parts are there, the manifest is about to be written
+    ("round-1/encode", "replace", 4),  # it is written, and about to be put in its place
     ("round-1/evaluate", "table", 3),
     ("round-2/read", "train", 4),
     ("round-2/distil", ANY, 1000),  # the stage is done, the next one has not begun

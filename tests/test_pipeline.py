@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from retort.config import load, parse
+from retort.evaluation.metrics import PerQuery
 from retort.indexes.union import union
 from retort.indexes.vectors import VectorParts
 from retort.pipeline import run, search_run
@@ -238,7 +239,28 @@ def test_a_student_can_be_selected_by_the_answers_it_finds(copied, sources):
     assert all(0 <= value <= 1 and (6 * value) % 1 == pytest.approx(0, abs=1e-9) for value in values)  # of 6 questions
 
 
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_an_approximate_index_that_looks_everywhere_finds_what_the_exact_one_does(kind, copied, sources, finished):
+    index = {"kind": kind, "hnsw_links": 40, "hnsw_search": 200, "ivf_lists": 3, "ivf_probes": 3}
+    run(config(sources, overrides={1: {"index": index}}), copied, only=["round-1/index", "round-1/retrieve"])
+    found, exact = (Run.read(root / "round-1/retrieve/student.parquet") for root in (copied, finished))
+    assert (copied / "round-1/index/index.faiss").is_file()
+    for query, rows, scores in exact:
+        assert found.of(query)[0].tolist() == rows.tolist()
+        assert found.of(query)[1].tolist() == pytest.approx(scores.tolist(), rel=1e-4)
+
+
+def test_trackers_keep_each_training_in_a_folder_of_its_own(copied, sources):
+    chosen = config(sources, compute={"trackers": ["tensorboard"]})
+    run(chosen, copied, only=["round-1/read", "round-1/distil"], force=True)
+    events = {path.parent.name for path in (copied / "trackers").rglob("events.*") if path.parent.parent.name == "trackers"}
+    assert events == {"round-1-read", "round-1-distil"}
+
+
 # --- another run: candidates from a file, no grades, no test questions, more candidates asked for than there are passages
+
+
+WITHOUT_CANDIDATES = (17, 25)  # a train question and a dev question that the file does not list
 
 
 def no_network(*arguments, **named):
@@ -256,6 +278,7 @@ def plain(sources, tmp_path_factory) -> Path:
         }
         for split in ("train", "dev")
         for i in SPLITS[split]
+        if i not in WITHOUT_CANDIDATES
     ]
     candidates = write_lines(root.parent / "candidates.jsonl", lines)
     values = settings(
@@ -286,7 +309,14 @@ def test_candidates_of_a_file_are_what_is_labelled(plain):
     labels = Run.read(plain / "round-1/label/labels.parquet")
     for query, rows, _ in labels:
         number = int(query[1:])
-        assert set(rows.tolist()) == {number, 39, (number + 5) % 39}
+        assert set(rows.tolist()) == (set() if number in WITHOUT_CANDIDATES else {number, 39, (number + 5) % 39})
+
+
+def test_a_question_without_candidates_is_not_trained_on_and_counts_as_not_answered(plain):
+    manifest = read_json(plain / "round-1/distil" / MANIFEST)
+    assert (manifest["questions"], manifest["dropped"]) == (19, {"fewer than 2 labelled candidates": 1})
+    kept = PerQuery.read(plain / "round-1/evaluate/results/dev.teacher-1.parquet")
+    assert kept.select(["q25"]).measures["has_answer@5"].tolist() == [0.0]
 
 
 def test_bm25_and_the_untouched_student_are_measured_beside_candidates_of_a_file(plain):
