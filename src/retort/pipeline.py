@@ -28,7 +28,7 @@ from retort.job import Bar, Bars, Job, by_step, no_bars
 from retort.losses import build
 from retort.plan import Step, plan
 from retort.prepared import CANDIDATES, CORPUS, Prepared, distinct, limited, write_prepared
-from retort.records import Corpus, Passage, Query, Run
+from retort.records import Corpus, Passage, Qrels, Query, Run
 from retort.store import MANIFEST, PARTS, disk_watched, locked, read_json, remove, write_atomic, write_json, write_parts
 from retort.students.card import CardFacts, write_model_card
 from retort.students.dense import DenseStudent
@@ -109,8 +109,7 @@ def prepare(job: Job, step: Step) -> Facts:
         splits[split] = limited(found, settings.limit.get(split))
     with job.bars("corpus", None) as bar, write_atomic(step.path / CORPUS) as path:
         count = Corpus.write(path, _counted(read_corpus(settings.corpus), bar))
-    graded: dict[str, str] = {split: source for split, source in settings.qrels.items()}
-    qrels = {split: read_qrels(source, split) for split, source in graded.items()}
+    qrels: dict[str, Qrels] = {split: read_qrels(source, split) for split, source in settings.qrels.items()}
     write_prepared(step.path, *distinct(splits, qrels))
     prepared = Prepared(step.path)
     check_grades(zip(settings.qrels.values(), qrels.values(), strict=True), prepared.corpus)

@@ -9,11 +9,10 @@ FIRST_TWO = torch.arange(6)[None] < torch.tensor([1, 2, 1])[:, None]  # the posi
 
 
 def shares(loss, **settings):
-    """A loss of shares or gains, given the teacher's probabilities; a sum over exp, so that masked scores count as 0."""
+    """A loss of shares or gains, given the teacher's probabilities."""
 
     def called(student, teacher, mask=None):
-        real = torch.ones_like(teacher, dtype=torch.bool) if mask is None else mask
-        return loss(student, teacher.masked_fill(~real, -torch.inf).softmax(-1), mask, **settings)
+        return loss(student, listwise.shares(teacher, mask), mask, **settings)
 
     return called
 

@@ -119,9 +119,8 @@ class Label(Section):
     """The teacher's pass over the candidates of the train and dev questions."""
 
     teacher: Literal["fid"] = "fid"
-    signal: Signal = (
-        "fid_kd"  # G, mean of pre-softmax scores; or copy, log of the share of attention (for readers that copy)
-    )
+    # G, the mean of scores before the softmax; or copy, the log of the share of attention (for readers that copy)
+    signal: Signal = "fid_kd"
     depth: PositiveInt = 100
     queries_per_part: PositiveInt = 256
     batch: PositiveInt = 8  # questions of one forward pass

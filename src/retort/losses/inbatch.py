@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from retort.losses.listwise import wide
+from retort.losses.listwise import hidden, wide
 
 
 def candidate_mass(
@@ -28,8 +28,7 @@ def candidate_mass(
     scores = wide(inbatch)
     real = torch.ones_like(candidates, dtype=torch.bool) if mask is None else mask
     own = _columns(scores, candidates, real)
-    mass = scores.masked_fill(~own, torch.finfo(scores.dtype).min).logsumexp(-1)
-    return torch.where(real.any(-1), scores.logsumexp(-1) - mass, 0.0)
+    return torch.where(real.any(-1), scores.logsumexp(-1) - hidden(scores, own).logsumexp(-1), 0.0)
 
 
 def info_nce(
@@ -48,8 +47,7 @@ def info_nce(
     """
     scores = wide(inbatch)
     chosen = positive if mask is None else positive & mask
-    lowest = torch.finfo(scores.dtype).min
-    negatives = scores.masked_fill(_columns(scores, candidates, chosen), lowest).logsumexp(-1, keepdim=True)
+    negatives = hidden(scores, ~_columns(scores, candidates, chosen)).logsumexp(-1, keepdim=True)
     own = scores.gather(1, candidates)
     rows = torch.where(chosen, torch.logaddexp(own, negatives) - own, 0.0)
     return rows.sum(-1) / chosen.sum(-1).clamp(min=1)

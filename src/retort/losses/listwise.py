@@ -83,10 +83,9 @@ def list_mle(
     >>> list_mle(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([[3.0, 2.0, 1.0]]))  # log 3!
     tensor([1.7918])
     """
-    lowest = torch.finfo(wide(student).dtype).min
-    real = torch.ones_like(student, dtype=torch.bool) if mask is None else mask
-    order = wide(teacher).masked_fill(~real, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    scores, real = wide(student).masked_fill(~real, lowest).gather(-1, order), real.gather(-1, order)
+    real = real_candidates(student, mask)
+    order = hidden(teacher, real).argsort(dim=-1, descending=True, stable=True)
+    scores, real = hidden(student, real).gather(-1, order), real.gather(-1, order)
     remaining = scores.flip(-1).logcumsumexp(-1).flip(-1)  # of each place: all that are not ranked before it
     return torch.where(real, remaining - scores, 0.0).sum(-1)
 
@@ -138,7 +137,7 @@ def ckl(
         )
     if alpha and ranks is None:
         raise ValueError(f"alpha is {alpha}, but no ranks were given: give the student's ranks, or set alpha to 0")
-    real = torch.ones_like(positive) if mask is None else mask
+    real = real_candidates(student, mask)
     log_student, log_teacher = _log_softmax(student, mask), _log_softmax(teacher, mask)
     bias = 0.0 if ranks is None else alpha * rank_bias(ranks, positive & real).to(log_student.dtype)
     # exponents of 1 - q and q; where a candidate is not real its log-probability is about -3e38, so 0 stands in for it
@@ -169,10 +168,9 @@ def bkl(
     tensor([0.0476])
     """
     log_student = _log_softmax(student, mask)
-    real = torch.ones_like(positive) if mask is None else mask
     mass = log_student.exp()
     penalty = torch.where(positive, mass * log_student, mass / math.log(2.0))
-    return kl(student, teacher, mask) + lam * torch.where(real, penalty, 0.0).sum(-1)
+    return kl(student, teacher, mask) + lam * torch.where(real_candidates(student, mask), penalty, 0.0).sum(-1)
 
 
 def rank_bias(ranks: Num[Tensor, "B K"], positive: Bool[Tensor, "B K"]) -> Float64[Tensor, "B K"]:
@@ -190,9 +188,9 @@ def rank_bias(ranks: Num[Tensor, "B K"], positive: Bool[Tensor, "B K"]) -> Float
 
 def _log_others(student: Float[Tensor, "B K"], real: Bool[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     """log(1 - q) of each candidate, as the log-share of all others: exact where q is nearly 1. 0 where not real."""
-    scores = wide(student).masked_fill(~real, torch.finfo(wide(student).dtype).min)
+    scores = hidden(student, real)
     itself = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
-    others = scores[..., None, :].masked_fill(itself, torch.finfo(scores.dtype).min).logsumexp(-1)
+    others = hidden(scores[..., None, :], ~itself).logsumexp(-1)
     return (others - scores.logsumexp(-1, keepdim=True)).masked_fill(~real, 0.0)
 
 
@@ -211,11 +209,21 @@ def wide(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
-def _log_softmax(scores: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None) -> Float[Tensor, "B K"]:
-    """Log-probabilities over the real candidates; about the lowest finite number at the others.
+def real_candidates(scores: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None) -> Bool[Tensor, "B K"]:
+    """The mask, or True everywhere without one."""
+    return torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
 
-    Finite, also where a score is -inf, because -inf - (-inf) would be NaN in the difference of two of them; exp of it is 0.
+
+def hidden(scores: Float[Tensor, "..."], real: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The scores in float32 at least, and the lowest finite number where not `real`.
+
+    Finite, because -inf - (-inf) would be NaN in the difference of two log-probabilities; a softmax makes 0 of both.
     """
     scores = wide(scores)
-    lowest = torch.finfo(scores.dtype).min
-    return log_softmax((scores if mask is None else scores.masked_fill(~mask, lowest)).clamp(min=lowest), dim=-1)
+    return scores.masked_fill(~real, torch.finfo(scores.dtype).min)
+
+
+def _log_softmax(scores: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None) -> Float[Tensor, "B K"]:
+    """Log-probabilities over the real candidates; about the lowest finite number at the others and where a score is -inf."""
+    scores = hidden(scores, real_candidates(scores, mask))
+    return log_softmax(scores.clamp(min=torch.finfo(scores.dtype).min), dim=-1)

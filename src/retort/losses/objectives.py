@@ -179,27 +179,28 @@ class MaxMargin:
 
 
 @dataclass(frozen=True)
-class CandidateMass:
-    """`inbatch.candidate_mass` of the student's scores, divided by a temperature."""
+class OverBatch:
+    """What objectives over a whole batch share: the student's scores of all its passages, divided by a temperature."""
 
     student_temperature: float = 1.0
     needs: ClassVar[frozenset[str]] = INBATCH
 
-    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
-        """The loss of each row."""
+    def _scores(self, signals: Signals) -> Float[Tensor, "B M"]:
         assert signals.inbatch is not None
-        return candidate_mass(signals.inbatch / self.student_temperature, batch.candidates, batch.mask)
+        return signals.inbatch / self.student_temperature
 
 
-@dataclass(frozen=True)
-class InfoNCE:
-    """`inbatch.info_nce` of the student's scores, divided by a temperature; reads the positives, not the teacher."""
-
-    student_temperature: float = 1.0
-    needs: ClassVar[frozenset[str]] = INBATCH
+class CandidateMass(OverBatch):
+    """`inbatch.candidate_mass`; reads neither the teacher nor the positives."""
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
-        assert signals.inbatch is not None
-        scores = signals.inbatch / self.student_temperature
-        return info_nce(scores, batch.candidates, batch.positive, batch.mask)
+        return candidate_mass(self._scores(signals), batch.candidates, batch.mask)
+
+
+class InfoNCE(OverBatch):
+    """`inbatch.info_nce`; reads the positives, not the teacher."""
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row."""
+        return info_nce(self._scores(signals), batch.candidates, batch.positive, batch.mask)

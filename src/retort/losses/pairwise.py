@@ -1,8 +1,8 @@
 """Pairwise losses: what each ordered pair of candidates costs, as pure functions.
 
 Axes: B queries, K candidates; one value a row, never reduced over rows: the mean over the row's pairs, where nothing else is
-said, so that the learning rate does not depend on K. Masks are True where a candidate is real. Not here:
-losses over the whole list (listwise.py).
+said, so that the learning rate does not depend on K. Masks are True where a candidate is real. Not here: losses over the
+whole list (listwise.py).
 """
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from retort.losses.listwise import wide
+from retort.losses.listwise import real_candidates, wide
 
 
 def max_margin(
@@ -24,12 +24,9 @@ def max_margin(
     >>> max_margin(torch.tensor([[0.2, 0.1, 0.4, -0.3]]), torch.tensor([[1.0, 2.0, 0.5, -1.0]]), margin=0.1)
     tensor([1.8000])
     """
-    real = torch.ones_like(student, dtype=torch.bool) if mask is None else mask
-    student, teacher = wide(student).masked_fill(~real, 0.0), wide(teacher).masked_fill(~real, 0.0)
-    pairs = real[:, :, None] & real[:, None, :] & ~torch.eye(student.shape[1], dtype=torch.bool, device=student.device)
-    order = (teacher[:, :, None] - teacher[:, None, :]).sign()
-    lacking = (margin - order * (student[:, :, None] - student[:, None, :])).clamp(min=0.0)
-    return lacking.masked_fill(~pairs, 0.0).sum((1, 2))
+    order = gaps(teacher, mask).sign()
+    lacking = (margin - order * gaps(student, mask)).clamp(min=0.0)
+    return torch.where(pairs(student, mask), lacking, 0.0).sum((1, 2))
 
 
 def ranknet(
@@ -42,8 +39,8 @@ def ranknet(
     >>> ranknet(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([[3.0, 1.0, 1.0]]))
     tensor([0.6931])
     """
-    pairs = _ordered(teacher, mask)
-    return _mean(softplus(-_gaps(student, mask)), pairs)
+    ordered = pairs(teacher, mask) & (gaps(teacher, mask) > 0)
+    return _mean(softplus(-gaps(student, mask)), ordered)
 
 
 def margin_mse(
@@ -59,9 +56,8 @@ def margin_mse(
     >>> margin_mse(torch.tensor([[2.0, 1.0]]), torch.tensor([[5.0, 1.0]]), torch.tensor([[True, False]]))
     tensor([9.])
     """
-    real = torch.ones_like(positive) if mask is None else mask
-    pairs = (positive & real)[:, :, None] & (~positive & real)[:, None, :]
-    return _mean((_gaps(student, mask) - _gaps(teacher, mask)).square(), pairs)
+    contrasts = pairs(student, mask) & positive[:, :, None] & ~positive[:, None, :]
+    return _mean((gaps(student, mask) - gaps(teacher, mask)).square(), contrasts)
 
 
 def margin_mse_all(
@@ -74,23 +70,20 @@ def margin_mse_all(
     >>> margin_mse_all(torch.tensor([[2.0, 1.0]]), torch.tensor([[5.0, 1.0]]))
     tensor([9.])
     """
-    real = torch.ones_like(student, dtype=torch.bool) if mask is None else mask
-    different = ~torch.eye(student.shape[1], dtype=torch.bool, device=student.device)
-    pairs = real[:, :, None] & real[:, None, :] & different
-    return _mean((_gaps(student, mask) - _gaps(teacher, mask)).square(), pairs)
+    return _mean((gaps(student, mask) - gaps(teacher, mask)).square(), pairs(student, mask))
 
 
-def _gaps(scores: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None) -> Float[Tensor, "B K K"]:
+def gaps(scores: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None) -> Float[Tensor, "B K K"]:
     """S_i - S_j of each pair, in float32 at least; what stands at a masked place counts as 0."""
     scores = wide(scores) if mask is None else wide(scores).masked_fill(~mask, 0.0)
     return scores[:, :, None] - scores[:, None, :]
 
 
-def _ordered(teacher: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None) -> Bool[Tensor, "B K K"]:
-    """True at the pairs of real candidates of which the teacher likes the first better."""
-    ordered = _gaps(teacher, mask) > 0
-    return ordered if mask is None else ordered & mask[:, :, None] & mask[:, None, :]
+def pairs(scores: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None) -> Bool[Tensor, "B K K"]:
+    """True at each ordered pair of two different real candidates."""
+    real = real_candidates(scores, mask)
+    return real[:, :, None] & real[:, None, :] & ~torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
 
 
-def _mean(costs: Float[Tensor, "B K K"], pairs: Bool[Tensor, "B K K"]) -> Float[Tensor, "B"]:
-    return torch.where(pairs, costs, 0.0).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
+def _mean(costs: Float[Tensor, "B K K"], counted: Bool[Tensor, "B K K"]) -> Float[Tensor, "B"]:
+    return torch.where(counted, costs, 0.0).sum((1, 2)) / counted.sum((1, 2)).clamp(min=1)

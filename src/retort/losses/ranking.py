@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from retort.losses.listwise import wide
+from retort.losses.listwise import hidden, real_candidates, wide
+from retort.losses.pairwise import gaps, pairs
 
 Scheme = Literal["ndcg_loss2pp", "lambda_rank"]
 
@@ -35,18 +36,14 @@ def lambda_loss(
     >>> lambda_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]]), scheme="lambda_rank")  # 1 - 1/log2(3)
     tensor([0.3691])
     """
-    scores, gains, ranks = _parts(student, gains, mask)
-    share, discount = _share(gains), _discount(ranks).to(gains.dtype)
-    gap = (share[:, :, None] - share[:, None, :]).abs()
-    weight = (discount[:, :, None] - discount[:, None, :]).abs()
+    ranks, share = _ranks(student, mask), _share(gains, mask)
+    weight = gaps(_discount(ranks).to(share.dtype), None).abs()
     if scheme == "ndcg_loss2pp":
         apart = (ranks[:, :, None] - ranks[:, None, :]).abs()
-        weight = weight + mu * (_discount(apart.clamp(min=1)) - _discount(apart + 1)).to(gains.dtype)
-    better = gains[:, :, None] > gains[:, None, :]
-    if mask is not None:
-        better = better & mask[:, None, :]
-    costs = gap * weight * softplus(scores[:, None, :] - scores[:, :, None]) / math.log(2.0)
-    return torch.where(better, costs, 0.0).sum((1, 2))
+        weight = weight + mu * (_discount(apart.clamp(min=1)) - _discount(apart + 1)).to(share.dtype)
+    gap = gaps(share, mask)
+    costs = gap * weight * softplus(-gaps(student, mask)) / math.log(2.0)
+    return torch.where(pairs(student, mask) & (gap > 0), costs, 0.0).sum((1, 2))
 
 
 def approx_ndcg(
@@ -63,24 +60,15 @@ def approx_ndcg(
     >>> approx_ndcg(torch.tensor([[9.0, 0.0]]), torch.tensor([[1.0, 0.0]]), temperature=0.1)
     tensor([0.])
     """
-    scores, gains, _ = _parts(student, gains, mask)
-    above = ((scores[:, None, :] - scores[:, :, None]) / temperature).sigmoid()
-    others = ~torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
-    if mask is not None:
-        others = others & mask[:, None, :]
-    ranks = 1.0 + torch.where(others, above, 0.0).sum(-1)
-    return torch.where(gains.sum(-1) > 0, 1.0 - (_share(gains) / (1.0 + ranks).log2()).sum(-1), 0.0)
+    above = torch.where(pairs(student, mask), (-gaps(student, mask) / temperature).sigmoid(), 0.0)
+    ranks, share = 1.0 + above.sum(-1), _share(gains, mask)
+    return torch.where(share.sum(-1) > 0, 1.0 - (share / (1.0 + ranks).log2()).sum(-1), 0.0)
 
 
-def _parts(
-    student: Float[Tensor, "B K"], gains: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None
-) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"], Int64[Tensor, "B K"]]:
-    """Scores and gains, 0 where not real, and each candidate's rank by the scores, from 1; those not real come last."""
-    scores, gains = wide(student), wide(gains)
-    if mask is not None:
-        scores, gains = scores.masked_fill(~mask, 0.0), gains.masked_fill(~mask, 0.0)
-    sortable = scores.detach() if mask is None else scores.detach().masked_fill(~mask, -torch.inf)
-    return scores, gains, 1 + sortable.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+def _ranks(student: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None) -> Int64[Tensor, "B K"]:
+    """Each candidate's rank by the scores, from 1; those not real come last."""
+    scores = hidden(student.detach(), real_candidates(student, mask))
+    return 1 + scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
 
 
 def _discount(ranks: Int64[Tensor, "..."]) -> Float64[Tensor, "..."]:
@@ -88,8 +76,9 @@ def _discount(ranks: Int64[Tensor, "..."]) -> Float64[Tensor, "..."]:
     return 1.0 / (1.0 + ranks.double()).log2()
 
 
-def _share(gains: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-    """The gains divided by the DCG of the ideal order; 0 in a row without a gain."""
+def _share(gains: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None) -> Float[Tensor, "B K"]:
+    """The gains, 0 where not real, divided by the DCG of their ideal order; 0 in a row without a gain."""
+    gains = wide(gains) if mask is None else wide(gains).masked_fill(~mask, 0.0)
     places = torch.arange(1, gains.shape[1] + 1, device=gains.device)
     ideal = (gains.sort(dim=-1, descending=True).values * _discount(places).to(gains.dtype)).sum(-1, keepdim=True)
     return torch.where(ideal > 0, gains / ideal.clamp(min=torch.finfo(gains.dtype).tiny), 0.0)

@@ -50,9 +50,8 @@ class FidTeacher:
         if self._signal == "fid_kd":
             return passage_scores(self._reader.model, ids, mask)
         share = passage_scores(self._reader.model, ids, mask, stage="post_softmax", tokens="sum")
-        return share.clamp(
-            min=torch.finfo(share.dtype).tiny
-        ).log()  # a share below 1e-38 is one that float32 cannot tell from 0
+        # below 1e-38 float32 cannot tell a share from 0, of which there is no log
+        return share.clamp(min=torch.finfo(share.dtype).tiny).log()
 
     def looked_at(self, group: Group) -> list[tuple[list[str], list[float]]]:
         """For each passage, its string in pieces, one a token, and the first-step score of each: a heat-map's data.
