@@ -118,6 +118,20 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class TokenVectors:
+    """The matrices of n texts one below the other: text i has the rows from starts[i] to starts[i + 1]."""
+
+    vectors: Float[np.ndarray, "tokens D"]
+    starts: Int64[np.ndarray, "n_plus_1"]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, text: int) -> Float[np.ndarray, "L D"]:
+        return self.vectors[self.starts[text] : self.starts[text + 1]]
+
+
+@dataclass(frozen=True)
 class Signals:
     """What a scorer gives for a batch, by name; None where it was not asked for or cannot be given."""
 
@@ -206,3 +220,24 @@ def pair_scores(
     [[1.0, 3.0], [4.0, 2.0]]
     """
     return torch.einsum("bd,bkd->bk", queries, passages[candidates])
+
+
+def maxsim(
+    queries: Float[Tensor, "*rows I D"],
+    passages: Float[Tensor, "*rows J D"],
+    query_mask: Bool[Tensor, "*rows I"],
+    passage_mask: Bool[Tensor, "*rows J"],
+) -> Float[Tensor, "*rows"]:
+    """The sum over a query's tokens of their largest inner product with a token of the passage (ColBERT, arXiv 2004.12832).
+
+    A masked passage token is never the largest, and a masked query token adds nothing. Leading axes broadcast. A passage
+    without a token scores 0.
+
+    >>> query, passage = torch.tensor([[1.0, 0.0]]), torch.tensor([[-0.6, 0.8], [0.0, 0.0]])
+    >>> maxsim(query, passage, torch.tensor([True]), torch.tensor([True, False]))  # the padding's 0 does not win
+    tensor(-0.6000)
+    """
+    products = queries @ passages.transpose(-1, -2)
+    best = products.masked_fill(~passage_mask[..., None, :], -torch.inf).amax(-1)
+    counted = query_mask & passage_mask.any(-1, keepdim=True)
+    return torch.where(counted, best, 0.0).sum(-1)

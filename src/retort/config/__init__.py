@@ -1,5 +1,6 @@
-"""The settings of a run: read from YAML, checked, and explained where they are wrong. The sections are in sections.py.
+"""The settings of a run: read from YAML, checked, and explained where they are wrong.
 
+The stages' sections are in sections.py; those of teachers, students and training in files of their own.
 Unknown keys and wrong types are refused with what was found, what was expected, and the nearest name.
 """
 
@@ -12,29 +13,23 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from retort.config.fields import Optimiser, Section
 from retort.config.sections import (
     Bm25,
     Compute,
     Config,
-    Distil,
     Encode,
     Evaluate,
     Index,
-    Label,
-    ObjectiveSettings,
-    Optimiser,
-    Phase,
     Prepare,
-    Prompts,
-    Read,
     Reporting,
     Retrieve,
-    Section,
-    Signal,
     Split,
-    StudentModel,
     merged,
 )
+from retort.config.students import StudentModel
+from retort.config.teachers import Label, Phase, Prompts, Read, Signal, TeacherSettings
+from retort.config.training import Distil, Negatives, ObjectiveSettings
 
 __all__ = [
     "Bm25",
@@ -45,6 +40,7 @@ __all__ = [
     "Evaluate",
     "Index",
     "Label",
+    "Negatives",
     "ObjectiveSettings",
     "Optimiser",
     "Phase",
@@ -57,6 +53,7 @@ __all__ = [
     "Signal",
     "Split",
     "StudentModel",
+    "TeacherSettings",
     "load",
     "merged",
     "parse",

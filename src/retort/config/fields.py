@@ -1,0 +1,33 @@
+"""What every section of the config stands on: its base, the format strings, the optimiser."""
+
+from string import Formatter
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, and strict about names and types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Optimiser(Section):
+    """AdamW with a linear schedule: warm-up from 0, then down to 0 (FiD's released recipes)."""
+
+    learning_rate: PositiveFloat = 1e-4
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_steps: NonNegativeInt = 1000
+    decay_steps: PositiveInt | None = (
+        None  # when the rate would be 0; None: at the last step (FiD: 30,000, and 20,000 trained)
+    )
+    clip: PositiveFloat = 1.0
+
+
+def with_fields(value: str, *, needed: set[str], optional: set[str]) -> str:
+    """`value`, a format string with all `needed` fields and no others than the `optional` ones."""
+    names = {name for _, name, _, _ in Formatter().parse(value) if name is not None}
+    if not needed <= names <= needed | optional:
+        raise ValueError(
+            f"expected the fields {sorted(needed)} and, where wanted, {sorted(optional)}; found {sorted(names)}"
+        )
+    return value

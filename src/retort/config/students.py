@@ -1,0 +1,57 @@
+"""The settings of the student: which kind of model, how it reads, how it scores."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from retort.config.fields import Section, with_fields
+
+OWN_FIELDS = {  # settings that only one kind of student has
+    "dense": ("pooling", "score"),
+    "sparse": ("sparse_pooling", "inference_free"),
+    "late_interaction": ("dimension", "query_expansion", "skip_punctuation"),
+}
+
+
+class StudentModel(Section):
+    """The student. Prefixes, lengths and the dense score are FiD's; the other kinds' settings are SPLADE's and ColBERT's."""
+
+    kind: Literal["dense", "sparse", "late_interaction"] = "dense"
+    model: str = "google-bert/bert-base-uncased"
+    sha256: str | None = None
+    query_prefix: str = "question: "
+    passage_format: str = "title: {title} context: {text}"
+    query_tokens: PositiveInt = 40
+    passage_tokens: PositiveInt = 200
+    pooling: Literal["mean", "cls"] | None = None  # None: as the model folder says; mean for a bare encoder
+    score: Literal["dot", "cosine"] = "dot"  # cosine: vectors are normalised, in the saved model too
+    # the score is divided by it; of a cosine, the temperature. None: sqrt_dim for a dense student, else 1
+    scale: PositiveFloat | Literal["sqrt_dim"] | None = None
+    towers: Literal["tied", "separate"] = "tied"
+    dropout: float | None = Field(default=None, ge=0, lt=1)  # None: what the model's own config says
+    sparse_pooling: Literal["max", "sum"] = "max"  # over the tokens of a text (SPLADE v2 and ++: max; v1: sum)
+    inference_free: bool = False  # a query's weights are looked up by token, without an encoder
+    dimension: PositiveInt = 128  # of a token's vector
+    query_expansion: bool = True  # queries are filled up with [MASK], whose vectors are scored too
+    skip_punctuation: bool = True  # punctuation tokens of a passage are not scored
+
+    @field_validator("passage_format")
+    @classmethod
+    def _holds_text(cls, value: str) -> str:
+        return with_fields(value, needed={"text"}, optional={"title"})
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> "StudentModel":
+        others = {name: kind for kind, names in OWN_FIELDS.items() if kind != self.kind for name in names}
+        for name, kind in others.items():
+            if getattr(self, name) != StudentModel.model_fields[name].default:
+                raise ValueError(
+                    f"{name} is a setting of {kind} students, and kind is {self.kind!r}: take it out, or set kind"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _cosine_has_a_temperature(self) -> "StudentModel":
+        if self.score == "cosine" and self.scale in (None, "sqrt_dim"):
+            raise ValueError("a cosine divided by sqrt_dim is nearly constant: set scale to a temperature such as 0.05")
+        return self

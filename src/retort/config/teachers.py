@@ -1,0 +1,106 @@
+"""The settings of teachers: the reader, its prompts and its training; and who labels the candidates."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from retort.config.fields import Optimiser, Section, with_fields
+
+Signal = Literal["fid_kd", "copy"]
+
+
+class Prompts(Section):
+    """The strings that the reader sees; `{question}`, `{title}` and `{text}` are filled in. Default: FiD's."""
+
+    passage: str = "question: {question} title: {title} context: {text}"
+    passage_tokens: PositiveInt = 200
+    answer_tokens: PositiveInt = 50
+    special_tokens: bool = False  # [CLS], [SEP] or </s> around inputs; the published readers were trained without
+
+    @field_validator("passage")
+    @classmethod
+    def _holds_the_question(cls, value: str) -> str:
+        return with_fields(value, needed={"question", "text"}, optional={"title"})
+
+
+class Phase(Section):
+    """A part of the reader's training: how many passages a question comes with, which, and for how many steps.
+
+    `select` top: the best of the candidates, as published. answer: only questions with an answer-bearing candidate; that
+    passage, and others drawn from those without an answer (distant supervision by the answer string, no passage label).
+    """
+
+    passages: PositiveInt = 100
+    select: Literal["top", "answer"] = "top"
+    steps: PositiveInt = 15_000
+    batch: PositiveInt = 64
+    microbatch: PositiveInt | None = None  # questions of one forward pass; None: the whole batch
+
+
+class Read(Section):
+    """The reader: which model, its prompts, and its training."""
+
+    model: str = "google-t5/t5-base"
+    sha256: str | None = None
+    decoder_layers: PositiveInt | None = None  # set: `model` is an encoder, and its first layers become the decoder
+    copies: bool = False  # mix the vocabulary with attention over passage tokens
+    dropout: float | None = Field(default=None, ge=0, lt=1)  # None: what the model's own config says
+    frozen_layers: NonNegativeInt = 0  # lowest encoder layers, and the embeddings with them, that are not trained
+    decoder_rate: PositiveFloat = 1.0  # learning rate of what is not the encoder, as a multiple
+    prompts: Prompts = Prompts()
+    phases: list[Phase] = Field(default=[Phase()], min_length=1)
+    optimiser: Optimiser = Optimiser(learning_rate=5e-5)
+    gradient_checkpointing: bool = False
+    evaluate_every: PositiveInt = 500
+    evaluate_passages: PositiveInt | None = None  # None: as many as the last phase
+    checkpoint_every: PositiveInt = 500
+    later_rounds: Literal["restart", "continue"] = "restart"  # which of the two the paper does is not known
+
+
+class TeacherSettings(Section):
+    """One teacher. fid: the reader that the run trains. The others take a model, or scores, that exist already.
+
+    cross_encoder: `model` reads question and passage together. retriever: `model` is a sentence-transformers retriever.
+    run: `scores` is a file (Run, TREC, ColBERT, FlagEmbedding, sentence-transformers, ...); where it is the only teacher its
+    lists are the candidates too.
+    """
+
+    kind: Literal["fid", "cross_encoder", "retriever", "run"] = "fid"
+    model: str | None = None
+    sha256: str | None = None
+    scores: str | None = None
+    passage_format: str = "{title} {text}"  # cross_encoder, retriever
+    tokens: PositiveInt = 256  # of question and passage together; of a retriever's passage
+    weight: PositiveFloat = 1.0  # among several teachers
+
+    @field_validator("passage_format")
+    @classmethod
+    def _holds_text(cls, value: str) -> str:
+        return with_fields(value, needed={"text"}, optional={"title"})
+
+    @model_validator(mode="after")
+    def _names_its_source(self) -> "TeacherSettings":
+        wanted = {"fid": None, "run": "scores"}.get(self.kind, "model")
+        for name in ("model", "scores"):
+            if (getattr(self, name) is None) == (name == wanted):
+                raise ValueError(f"a {self.kind} teacher takes {wanted or 'neither model nor scores'}: look at `{name}`")
+        return self
+
+
+class Label(Section):
+    """The teachers' pass over the candidates of the train and dev questions. Several teachers' scores are fused."""
+
+    teachers: list[TeacherSettings] = Field(default=[TeacherSettings()], min_length=1)
+    # of fid: G, the mean of scores before the softmax; or copy, the log of the share of attention (for readers that copy)
+    signal: Signal = "fid_kd"
+    fuse: Literal["z_score", "reciprocal_rank"] = "z_score"
+    entropy: PositiveFloat | None = None  # nats that each question's softmax is brought to; None: scores as they are
+    depth: PositiveInt = 100
+    queries_per_part: PositiveInt = 256
+    batch: PositiveInt = 8  # questions of one forward pass
+    require_answer: bool = False  # label only questions of which a candidate holds an answer
+
+    @property
+    def reads(self) -> bool:
+        """Whether the run trains a reader."""
+        return any(teacher.kind == "fid" for teacher in self.teachers)

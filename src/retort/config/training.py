@@ -1,0 +1,73 @@
+"""The settings of the student's training: what the gap costs, which candidates are drawn, and for how long."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from retort.config.fields import Optimiser, Section
+from retort.config.students import StudentModel
+
+ObjectiveName = Literal[
+    "kl", "reverse_kl", "jensen_shannon", "ckl", "bkl", "cross_entropy", "list_mle", "lambda", "approx_ndcg", "ranknet",
+    "margin_mse", "mse", "max_margin", "cl_drd", "infonce", "candidate_mass", "flops", "l1",
+]  # fmt: skip
+
+
+class ObjectiveSettings(Section):
+    """An objective of retort.losses by name, its weight, and its settings; None stands for the objective's own default."""
+
+    name: ObjectiveName = "kl"
+    coefficient: PositiveFloat = 1.0
+    warmup_steps: PositiveInt | None = None  # the coefficient grows with the square of the step until then (SPLADE)
+    student_temperature: PositiveFloat | None = None
+    teacher_temperature: PositiveFloat | None = None
+    margin: NonNegativeFloat | None = None  # max_margin
+    gamma: NonNegativeFloat | None = None  # ckl
+    alpha: NonNegativeFloat | None = None
+    detach_weights: bool | None = None
+    bias_positives: bool | None = None
+    lam: NonNegativeFloat | None = None  # bkl
+    labels: Literal["soft", "hard"] | None = None  # cross_entropy
+    scheme: Literal["ndcg_loss2pp", "lambdarank"] | None = None  # lambda
+    mu: NonNegativeFloat | None = None
+    pairs: Literal["positive", "all"] | None = None  # margin_mse
+    heads: list[PositiveInt] | None = None  # cl_drd
+    tail: PositiveInt | None = None
+    stage_steps: PositiveInt | None = None
+    side: Literal["query", "passage"] | None = None  # flops, l1
+    threshold: PositiveInt | None = None
+
+
+class Negatives(Section):
+    """Which labelled candidates may be negatives, where an objective reads positives; the others are not drawn."""
+
+    system: Literal["any", "student", "bm25"] = "any"  # whose ranking of the round before `window` counts in
+    window: PositiveInt | None = None  # the first so many of that ranking (CKL: 20 of the student's)
+    # a negative that the teacher puts above the best positive's score minus this may be an unmarked positive
+    teacher_margin: float | None = None
+
+
+class Distil(Section):
+    """The student's training on the labels."""
+
+    student: StudentModel = StudentModel()
+    objectives: list[ObjectiveSettings] = Field(default=[ObjectiveSettings()], min_length=1)
+    candidates: int = Field(default=100, ge=2)  # K; one candidate alone has nothing to be ranked against
+    # spread: the labelled best, and the rest at random; positive: one positive, and negatives at random; stratified: one
+    # of each equal share of the teacher's probability mass
+    sample: Literal["top", "random", "spread", "positive", "stratified"] = "random"
+    # what is a positive, where an objective asks: a candidate whose text holds an answer, or one of prepare.positives
+    positives: Literal["answers", "qrels"] = "answers"
+    negatives: Negatives = Negatives()
+    ranks_every: PositiveInt | None = None  # steps between rankings by the current student; None: its search before training
+    batch: PositiveInt = 64
+    steps: PositiveInt = 20_000
+    optimiser: Optimiser = Optimiser()
+    chunk_tokens: PositiveInt = 16_384  # padded tokens encoded at once: bounds memory, not the batch
+    evaluate_every: PositiveInt = 500
+    checkpoint_every: PositiveInt = 500
+    patience: PositiveInt | None = None  # evaluations without a better dev value before training stops
+    # what the best step is chosen by, on the dev questions: agreement with their labels, or has_answer@k in a search over
+    # all their candidates together; never grades
+    selection: str = Field(default="labels", pattern=r"^(labels|has_answer@[1-9]\d*)$")
+    later_rounds: Literal["restart", "continue"] = "restart"
