@@ -7,8 +7,8 @@ from retort.config import StudentModel
 from retort.records import Passage, Query
 from retort.students.dense import DenseStudent
 from retort.students.loading import load_student
-from retort.students.texts import passage_text
 from retort.tensors import Batch, Encoded
+from retort.text import passage_text
 from tiny import tiny_student
 
 QUERIES = [

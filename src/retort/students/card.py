@@ -9,6 +9,7 @@ from pathlib import Path
 
 from retort.config import StudentModel
 from retort.store import write_atomic
+from retort.students.stock import chosen_scale
 from retort.students.texts import passage_prompt
 
 
@@ -29,18 +30,22 @@ def write_model_card(folder: Path, facts: CardFacts) -> None:
     """README.md in `folder`: lineage, data, metrics, cost, and the lines that load and use the model."""
     student = facts.student
     towers = "one encoder for both sides" if student.towers == "tied" else "an encoder for each side"
-    scale = "the square root of the dimension" if student.scale == "sqrt_dim" else f"{student.scale:g}"
+    if student.inference_free:
+        towers = "an encoder for passages; queries have a learned weight for each token"
+    scale = chosen_scale(student)
+    divisor = "the square root of the dimension" if scale == "sqrt_dim" else f"{scale:g}"
+    compared = "MaxSim" if student.kind == "late_interaction" else COMPARED[student.score]
     lineage = {
         "Base model": f"`{student.model}`" + (f" (sha256 `{student.sha256}`)" if student.sha256 else ""),
         "Teacher": facts.teacher,
         "Round": str(facts.round),
         "Objectives": facts.objectives,
         "Encoder": towers,
-        "Score in training": f"{'cosine' if student.score == 'cosine' else 'inner product'} divided by {scale}",
+        "Score in training": f"{compared} divided by {divisor}",
         "Lengths": f"{student.query_tokens} tokens a query, {student.passage_tokens} tokens a passage",
     }
     sections = [
-        HEADER,
+        _header(student),
         "# A retriever distilled with Retort\n\nTrained from the scores of a teacher, without passage labels.\n",
         _table("Lineage", lineage),
         _table("Data", facts.data),
@@ -52,12 +57,18 @@ def write_model_card(folder: Path, facts: CardFacts) -> None:
         path.write_text("\n".join(section for section in sections if section))
 
 
-HEADER = """---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, retrieval, distillation, retort]
----
-"""
+COMPARED = {"dot": "inner product", "cosine": "cosine"}
+CLASSES = {"dense": "SentenceTransformer", "sparse": "SparseEncoder", "late_interaction": "MultiVectorEncoder"}
+TAGS = {"dense": "sentence-similarity", "sparse": "sparse-encoder, splade", "late_interaction": "multi-vector, colbert"}
+
+
+def _header(student: StudentModel) -> str:
+    """What the hub reads, in sentence-transformers' own words for the kind of model."""
+    pipeline = "sentence-similarity" if student.kind == "dense" else "feature-extraction"
+    return (
+        f"---\nlibrary_name: sentence-transformers\npipeline_tag: {pipeline}\n"
+        f"tags: [sentence-transformers, {TAGS[student.kind]}, retrieval, distillation, retort]\n---\n"
+    )
 
 
 def _table(title: str, rows: Mapping[str, str | int]) -> str:
@@ -69,11 +80,11 @@ def _table(title: str, rows: Mapping[str, str | int]) -> str:
 
 def _usage(student: StudentModel) -> str:
     """The two lines that load the model, and what to pass: the query's prefix is a prompt of the model, titles are not."""
-    wanted = passage_prompt(student.passage_format)[1]
+    name, wanted = CLASSES[student.kind], passage_prompt(student.passage_format)[1]
     passage = f'"{wanted}".format(title=title, text=text)' if wanted != "{text}" else "text"
     return (
-        "## Use\n\n```python\nfrom sentence_transformers import SentenceTransformer\n"
-        'model = SentenceTransformer("path/of/this/folder")\n'
-        f"scores = model.encode_query([question]) @ model.encode_document([{passage}]).T\n```\n\n"
+        f"## Use\n\n```python\nfrom sentence_transformers import {name}\n"
+        f'model = {name}("path/of/this/folder")\n'
+        f"scores = model.similarity(model.encode_query([question]), model.encode_document([{passage}]))\n```\n\n"
         "Where a passage has no title, leave out the words that introduce it.\n"
     )
