@@ -5,6 +5,7 @@ from retort.data.formats import check_source
 from retort.data.lists import read_candidates, read_qrels
 from retort.data.passages import read_corpus
 from retort.data.queries import read_queries
+from retort.data.scores import read_scores
 from retort.data.writers import write_beir, write_fid_json, write_trec_qrels, write_trec_run
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "read_corpus",
     "read_qrels",
     "read_queries",
+    "read_scores",
     "write_beir",
     "write_fid_json",
     "write_trec_qrels",

@@ -15,6 +15,7 @@ import datasets
 import pyarrow.parquet as pq
 
 import retort.data.docstrings as docstrings
+from retort.data.ms_marco import NUMBERS, RANKING_COLUMNS, TOP, TOP_COLUMNS, counts_up, triple_rows
 from retort.data.prose import ENDINGS, section_rows
 from retort.data.rows import COLUMNS, PARAGRAPH, SPLITS, Row, Value, open_bytes, read_lines
 
@@ -23,6 +24,9 @@ HEAD_BYTES = 1 << 16  # what a format is recognised by
 FIELD_CHARACTERS = 1 << 26  # of a CSV field: Python's own 131,072 is less than a long text, and more is a lost quote
 DATA_ENDINGS = (".parquet", ".arrow", ".jsonl", ".jsonl.gz")
 NAME = re.compile(r"[A-Za-z_][\w-]*")
+RUN = r"(?i)\S+\s+\S+\s+\S+\s+\d+\s+[-+]?(\d|\.\d|nan|inf)\S*\s+\S+\s*"
+RUN_COLUMNS = ("query-id", "q0", "corpus-id", "rank", "score", "name")
+QRELS_COLUMNS = ("query-id", "iteration", "corpus-id", "score")
 
 
 @dataclass(frozen=True)
@@ -232,6 +236,11 @@ def _fits(pattern: str) -> Callable[[Opening], bool]:
     return lambda opening: bool(opening.lines) and all(re.fullmatch(pattern, line) for line in opening.lines)
 
 
+def _split(looks: str, pattern: str, columns: tuple[str, ...], separator: str | None = None) -> Format:
+    """A format without header and quoting, whose first lines fit `pattern`."""
+    return Format(looks, _fits(pattern), lambda path: split_rows(path, columns, separator))
+
+
 # Asked in this order: the first that matches is it.
 FORMATS = {
     "dataset": Format(
@@ -252,16 +261,15 @@ FORMATS = {
     ),
     "json": Format("a JSON list of objects (FiD, DPR)", lambda o: o.head.startswith(b"["), list_rows),
     "jsonl": Format("JSON lines (BEIR, FiD, NQ-open, Atlas)", lambda o: o.head.startswith(b"{"), json_rows),
-    "run": Format(
-        "a TREC run: query Q0 passage rank score name",
-        _fits(r"(?i)\S+\s+\S+\s+\S+\s+\d+\s+[-+]?(\d|\.\d|nan|inf)\S*\s+\S+\s*"),
-        lambda path: split_rows(path, ("query-id", "q0", "corpus-id", "rank", "score", "name"), None),
+    "run": _split("a TREC run: query Q0 passage rank score name", RUN, RUN_COLUMNS),
+    "qrels": _split("TREC qrels: query 0 passage grade", r"\S+\s+(Q0|\d+)\s+\S+\s+-?\d+\s*", QRELS_COLUMNS),
+    "ranking": Format(
+        "query<TAB>passage<TAB>rank, all numbers (MS MARCO)",
+        lambda o: _fits(NUMBERS)(o) and counts_up(o.lines),
+        lambda path: split_rows(path, RANKING_COLUMNS, "\t"),
     ),
-    "qrels": Format(
-        "TREC qrels: query 0 passage grade",
-        _fits(r"\S+\s+(Q0|\d+)\s+\S+\s+-?\d+\s*"),
-        lambda path: split_rows(path, ("query-id", "iteration", "corpus-id", "score"), None),
-    ),
+    "triples": Format("query<TAB>positive<TAB>negative, all ids (MS MARCO's qidpidtriples)", _fits(NUMBERS), triple_rows),
+    "top": _split("query<TAB>passage<TAB>the texts of both (MS MARCO's top1000)", TOP, TOP_COLUMNS, "\t"),
     "tsv": Format("tab-separated values with a header (DPR, BEIR)", _table("\t"), lambda p: table_rows(p, "\t")),
     "csv": Format("comma-separated values with a header", _table(","), lambda p: table_rows(p, ",")),
     "answers": Format(
@@ -269,11 +277,7 @@ FORMATS = {
         _fits(r"[^\t]+\t\"?\[.*\]\"?"),
         lambda path: table_rows(path, "\t", ("question", "answers")),
     ),
-    "pairs": Format(
-        "id<TAB>text without a header (MS MARCO)",
-        _fits(r"\S+\t[^\t]*"),
-        lambda path: split_rows(path, ("id", "text"), "\t"),
-    ),
+    "pairs": _split("id<TAB>text without a header (MS MARCO)", r"\S+\t[^\t]*", ("id", "text"), "\t"),
 }
 
 

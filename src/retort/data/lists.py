@@ -12,7 +12,7 @@ from jaxtyping import Int32
 from retort.data.formats import BUILDERS, is_beir, qrels_files, read_rows
 from retort.data.passages import paragraph_id
 from retort.data.queries import identified
-from retort.data.rows import CANDIDATES, FLAG, GRADE, PARAGRAPH, PASSAGE_ID, QUERY_ID, QUESTION, SCORE, Row
+from retort.data.rows import CANDIDATES, FLAG, GRADE, PARAGRAPH, PASSAGE_ID, QUERY_ID, QUESTION, RANK, SCORE, Row
 from retort.records import Corpus, Qrels, Query, Run
 
 
@@ -41,10 +41,10 @@ def read_qrels(source: str, split: str | None = None) -> Qrels:
 
 
 def read_candidates(source: str, queries: Sequence[Query], corpus: Corpus) -> Run:
-    """A Run over exactly `queries`, from FiD or DPR candidates or a TREC run; a query that is not there has no passages.
+    """A Run over exactly `queries`, from FiD or DPR candidates or a ranking; a query that is not there has no passages.
 
-    Candidates without any score keep their order by scores of 1/rank; with scores they stand by score. The name is that
-    in a TREC run, else the file's. Flags are not read: `read_qrels` reads them, evaluation computes them anew.
+    Candidates with scores stand by score; without any by scores of 1/rank, the file's ranks or else its order. The name is
+    that in a TREC run, else the file's. Flags are not read: `read_qrels` reads them, evaluation computes them anew.
     ValueError: unknown passage, a passage twice, a score that is no finite number, none of `queries` found.
     """
     texts = {query.id: query.text for query in queries}
@@ -56,7 +56,7 @@ def read_candidates(source: str, queries: Sequence[Query], corpus: Corpus) -> Ru
         if query_id in texts:
             _check_question(query_id, row, texts[query_id])
             name = name or row.get(("name",))
-            for passage_id, score in _scored(row):
+            for passage_id, score in _scored(row, len(places[query_id])):
                 places[query_id].append(known.setdefault(passage_id, (len(known), row.where))[0])
                 scores[query_id].append(score)
     if not known:
@@ -99,14 +99,31 @@ def _check_question(query_id: str, row: Row, text: str) -> None:
         )
 
 
-def _scored(row: Row) -> Iterator[tuple[str, float]]:
-    """Passage ids and scores of a row: one of a TREC run, all of a list of candidates."""
-    listed = [row] if row.get(CANDIDATES) is None else row.candidates()
+def _scored(row: Row, before: int) -> Iterator[tuple[str, float]]:
+    """Passage ids and scores of a row, behind `before` others of its query: one of a ranking, all of a list."""
+    alone = row.get(CANDIDATES) is None
+    listed = [row] if alone else row.candidates()
     scored = [candidate.get(SCORE) is not None for candidate in listed]
     if any(scored) and not all(scored):
         raise ValueError(f"{row.where}: {sum(scored)} of {len(scored)} candidates have a score, expected all or none")
-    for rank, candidate in enumerate(listed, start=1):
+    start = _rank(row) if alone and not all(scored) else None
+    for rank, candidate in enumerate(listed, start=start or before + 1):
         yield candidate.string(PASSAGE_ID), candidate.number(SCORE) if all(scored) else 1 / rank
+
+
+def _rank(row: Row) -> int | None:
+    """The rank that a row without score gives its passage, None where it gives none. ValueError: 0, or a grade instead."""
+    if row.get(("grade",)) is not None:
+        raise ValueError(
+            f"{row.where}: a grade without a score, expected candidates with scores, in lists, or with ranks that count up "
+            "from 1: triples and grades are none"
+        )
+    if row.get(RANK) is None:
+        return None
+    rank = row.number(RANK)
+    if rank < 1 or not rank.is_integer():
+        raise ValueError(f"{row.where}: rank {rank:g}, expected 1, 2, 3, ...: correct it")
+    return int(rank)
 
 
 def _rows(known: dict[str, tuple[int, str]], corpus: Corpus) -> Int32[np.ndarray, "N"]:

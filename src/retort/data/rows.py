@@ -22,6 +22,7 @@ CANDIDATES = ("ctxs", "passages")  # FiD and DPR; Atlas
 PARAGRAPH = ("context",)  # SQuAD
 FLAG = ("has_answer", "hasanswer")  # DPR; FiD
 SCORE = ("score",)
+RANK = ("rank",)
 GRADE = ("score", "grade", "relevance", "label")
 SPLITS = {"validation": "dev", "valid": "dev", "val": "dev"}  # other words for one of our splits
 COLUMNS = frozenset(QUERY_ID + PASSAGE_ID + QUESTION + ANSWERS + TEXT + TITLE + PARAGRAPH + GRADE)

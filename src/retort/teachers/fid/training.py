@@ -62,8 +62,9 @@ def train_reader(
     for phase in settings.phases:
         share(range(phase.batch), accelerator)
     accelerator.free_memory()  # else checkpoints would hold the models of earlier trainings too
-    optimiser = AdamW(_parameter_groups(reader, settings), weight_decay=settings.optimiser.weight_decay)
-    schedule = linear_schedule(optimiser, warmup_steps=settings.optimiser.warmup_steps, steps=steps)
+    chosen = settings.optimiser
+    optimiser = AdamW(_parameter_groups(reader, settings), weight_decay=chosen.weight_decay)
+    schedule = linear_schedule(optimiser, warmup_steps=chosen.warmup_steps, steps=chosen.decay_steps or steps)
     if settings.gradient_checkpointing:
         reader.model.get_encoder().activation_checkpointing_enable()  # as FiD: K passages, not one answer, fill the memory
     model, optimiser, schedule = accelerator.prepare(reader, optimiser, schedule)
