@@ -42,6 +42,12 @@ def test_bm25_finds_every_fact_and_chance_does_not(capsys):
     assert all(re.fullmatch(r"bm25 - .* \+(0\.[5-9]\d\d|1\.000), p 0\.0[0-4]\d", line) for line in lines[3:])
 
 
+def test_ckl_in_a_stock_trainer_puts_the_positives_before_the_hard_negatives(capsys):
+    lines = [line for line in _printed("ckl_in_sentence_transformers", capsys) if "hard negative" in line]
+    before, after = map(_numbers, lines)
+    assert max(before) < 0 < min(after)
+
+
 def _printed(name: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     return capsys.readouterr().out.splitlines()
