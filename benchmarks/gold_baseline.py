@@ -35,7 +35,8 @@ from retort.records import Corpus, Qrels, Query, Run
 from retort.store import COST, StageFolder, key_of, read_json, remove
 from retort.students.dense import DenseStudent
 from retort.students.loading import load_student
-from retort.students.texts import passage_prompt, passage_text
+from retort.students.texts import passage_prompt
+from retort.text import passage_text
 
 SIDES = {"anchor": "query", "positive": "document", "negative": "document"}  # columns, and what each is encoded as
 
