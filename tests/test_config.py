@@ -31,7 +31,13 @@ def file(tmp_path):
 def test_every_default_is_visible_and_reads_back_the_same():
     one = config(overrides={2: {"distil": {"steps": 7}}})
     values = one.model_dump(mode="json")
-    assert values["distil"]["optimiser"] == {"learning_rate": 1e-4, "weight_decay": 0.01, "warmup_steps": 1000, "clip": 1.0}
+    assert values["distil"]["optimiser"] == {
+        "learning_rate": 1e-4,
+        "weight_decay": 0.01,
+        "warmup_steps": 1000,
+        "decay_steps": None,
+        "clip": 1.0,
+    }
     assert parse(json.loads(json.dumps(values))) == one
 
 

@@ -12,6 +12,8 @@ from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
     BertModel,
     EncoderDecoderModel,
     PreTrainedTokenizerFast,
@@ -79,12 +81,34 @@ def tiny_encoder(folder: Path, *, seed: int = 0, dropout: float = 0.0) -> Path:
     return folder
 
 
+def tiny_masked_model(folder: Path, *, seed: int = 0, dropout: float = 0.0) -> Path:
+    """`folder`, holding a random encoder with a masked-language-model head, as SPLADE starts from."""
+    tokenizer = tiny_tokenizer(folder)
+    config = tiny_bert(len(tokenizer), seed=seed, dropout=dropout).config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
 def tiny_student(folder: Path, *, seed: int = 0, dropout: float = 0.0) -> Path:
     """`folder`, holding a random sentence-transformers model with mean pooling."""
     encoder = Transformer(str(tiny_encoder(folder / "encoder", seed=seed, dropout=dropout)))
     model = SentenceTransformer(modules=[encoder, Pooling(encoder.get_embedding_dimension(), "mean")], device="cpu")
     model.save(str(folder / "student"), create_model_card=False)
     return folder / "student"
+
+
+def tiny_cross_encoder(folder: Path, *, labels: int = 1, seed: int = 0, dropout: float = 0.0) -> Path:
+    """`folder`, holding a random BERT that gives a pair `labels` logits, a few units wide, as transformers saves it."""
+    config = tiny_bert(len(tiny_tokenizer(folder)), dropout=dropout).config
+    config.num_labels = labels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertForSequenceClassification(config)
+        torch.nn.init.normal_(model.classifier.weight, std=2.0)
+    model.save_pretrained(folder)
+    return folder
 
 
 def tiny_world(*, passages: int = 14, queries: int = 6, seed: int = 0) -> tuple[Corpus, list[Query], Run]:

@@ -13,7 +13,7 @@ from retort.config import Config, Label
 from retort.data import check_source
 from retort.evaluation.measure_names import check_measures
 from retort.evidence import headline, measures_of
-from retort.plan import Step, sources
+from retort.plan import Step, reads, score_files, sources
 from retort.prepared import Prepared
 from retort.records import Corpus, Qrels, Query, Run
 from retort.text import AnswerMatcher
@@ -54,11 +54,10 @@ def check_start(steps: Mapping[str, Step], names: Sequence[str], *, force: bool)
                     f"{step.name} needs {before}, which is {state}: run `retort {_command(steps[before])}` first, or "
                     "`retort run` for all that is missing"
                 )
-        if step.stage == "prepare":
-            for source in sources(step.config):
-                check_source(source)
-        if step.stage in ("read", "distil") or step.name == "round-0/encode":
-            _check_reachable(step.config.read.model if step.stage == "read" else step.config.distil.student.model)
+        for file in _files(step):
+            check_source(file)
+        for model in _models(step):
+            _check_reachable(model)
     if "prepare" not in built:
         prepared = Prepared(steps["prepare"].path)
         for step in todo:
@@ -112,8 +111,21 @@ def check_candidates(candidates: Run, prepared: Prepared, settings: Label) -> No
 
 def _check_round(config: Config) -> None:
     """The settings of one round."""
-    compute.model_path(config.read.model, config.read.sha256)
-    compute.model_path(config.distil.student.model, config.distil.student.sha256)
+    models = [config.distil.student, *([config.read] if config.label.reads else []), *config.label.teachers]
+    for section in models:
+        if section.model is not None:
+            compute.model_path(section.model, section.sha256)
+    needed = reads(config)
+    if "positive" in needed and config.distil.positives == "qrels":
+        if config.prepare.positives is None or "dev" not in config.prepare.qrels:
+            raise ValueError(
+                "distil.positives is 'qrels' and an objective reads positives: expected prepare.positives (grades of train "
+                "questions) and prepare.qrels.dev; give both, or set distil.positives to 'answers'"
+            )
+    elif config.distil.sample == "positive" and "positive" not in needed:
+        raise ValueError(
+            "distil.sample is 'positive', but no objective reads positives: expected one such as ckl, or another sample"
+        )
     depth = min(config.distil.candidates, config.label.depth, config.retrieve.depth)
     if depth < 2:
         raise ValueError(
@@ -123,6 +135,20 @@ def _check_round(config: Config) -> None:
     asked = [*config.evaluate.measures, *([config.evaluate.headline] if config.evaluate.headline else [])]
     if asked:
         check_measures(asked)
+
+
+def _files(step: Step) -> list[str]:
+    """The user's files that a step reads."""
+    return {"prepare": sources, "label": score_files}[step.stage](step.config) if step.stage in ("prepare", "label") else []
+
+
+def _models(step: Step) -> list[str]:
+    """The models that a step loads and that no earlier step of the run made."""
+    if step.stage == "read":
+        return [step.config.read.model]
+    if step.stage == "label":
+        return [teacher.model for teacher in step.config.label.teachers if teacher.model]
+    return [step.config.distil.student.model] if step.stage == "distil" or step.name == "round-0/encode" else []
 
 
 def _check_reachable(model: str) -> None:

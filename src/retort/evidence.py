@@ -15,14 +15,13 @@ from retort.evaluation.floors import answer_floors
 from retort.evaluation.measure_names import check_measures
 from retort.evaluation.metrics import PerQuery, answer_scores, evaluate
 from retort.evaluation.significance import bootstrap_interval
-from retort.indexes.exact import exact_top
-from retort.indexes.vectors import VectorParts
 from retort.job import Job
 from retort.plan import Step
 from retort.prepared import Prepared
 from retort.records import Run
+from retort.searching import search_pool
 from retort.store import read_json, write_json
-from retort.students.dense import DenseStudent
+from retort.students.loading import AnyStudent
 
 Steps = Mapping[str, Step]
 RESULTS, SUMMARY, AGREEMENT = "results", "summary.json", "agreement.json"
@@ -40,8 +39,9 @@ def evaluate_round(steps: Steps, step: Step, prepared: Prepared) -> int:
             continue
         results = {run.name: _measured(run, split, step, prepared) for run in round_runs(steps, step)}
         if step.round:
-            answers = read_json(stage_path(steps, step.round, "label") / "answers.json")
-            if asked := [query for query in queries if query.answers]:
+            answers = _reader_answers(steps, step)
+            asked = [query for query in queries if query.answers]
+            if answers is not None and asked:
                 results["reader"] = answer_scores({q.id: answers.get(q.id, "") for q in asked}, queries=asked)
         else:
             results |= _floors(round_runs(steps, step)[-1], split, step, prepared, rng)
@@ -55,18 +55,16 @@ def evaluate_round(steps: Steps, step: Step, prepared: Prepared) -> int:
     return count
 
 
-def answers_found(student: DenseStudent, labels: Run, prepared: Prepared, measure: str, job: Job) -> float:
+def answers_found(student: AnyStudent, labels: Run, prepared: Prepared, measure: str, job: Job) -> float:
     """has_answer@k of a student on the dev questions, searching all of their labelled candidates together.
 
     The candidates of all questions stand for the corpus, so that a student can be judged in training without encoding it.
     """
     queries = [query for query in prepared.splits["dev"] if query.answers]
     pool = np.unique(labels.select([query.id for query in queries if query.id in labels]).passages)
-    precision = job.accelerator.autocast
-    vectors = student.embed([prepared.corpus[row] for row in pool.tolist()], "passage", autocast=lambda: precision())
-    found = student.embed(queries, "query", autocast=lambda: precision())
-    scores, places = exact_top(VectorParts.of(vectors), found, int(measure.partition("@")[2]))
-    run = Run.build("dev", [query.id for query in queries], list(pool[places]), list(scores))
+    passages = [prepared.corpus[row] for row in pool.tolist()]
+    scores, places = search_pool(student, passages, queries, int(measure.partition("@")[2]), job)
+    run = Run.build("dev", [query.id for query in queries], [pool[found] for found in places], scores)
     return evaluate(run, prepared.corpus, queries=queries, measures=[measure]).means()[measure]
 
 
@@ -111,6 +109,11 @@ def measures_of(split: str, config: Config, prepared: Prepared) -> list[str]:
             f"the {split} questions have neither grades nor answers: nothing can be measured; give prepare.qrels"
         )
     return measures
+
+
+def _reader_answers(steps: Steps, step: Step) -> dict[str, str] | None:
+    """What the reader of a round answered; None where the round has no reader."""
+    return read_json(stage_path(steps, step.round, "label") / "answers.json") if step.config.label.reads else None
 
 
 def _measured(run: Run, split: str, step: Step, prepared: Prepared) -> PerQuery:

@@ -41,7 +41,7 @@ def gather_report(steps: Steps, step: Step, prepared: Prepared) -> int:
         rows=rows,
         comparisons=_comparisons(steps, step, split, deciding, best),
         curves=_curves(steps, rounds),
-        tables=[_reader_table(summaries, split), _agreement_table(steps, rounds)],
+        tables=[*_reader_tables(summaries, split), _agreement_table(steps, rounds)],
         costs=_costs(steps),
         examples=_examples(steps, step, prepared, split, deciding, best),
         attention=_maps(steps, prepared, best)[: step.config.report.maps],
@@ -93,7 +93,7 @@ def _curves(steps: Steps, rounds: Sequence[int]) -> list[Curve]:
     """Every value that the logs of the readers and students hold, by step."""
     curves = []
     for stage, who in (("read", "Reader"), ("distil", "Student")):
-        for number in rounds:
+        for number in (number for number in rounds if f"round-{number}/{stage}" in steps):
             lines = [json.loads(line) for line in (stage_path(steps, number, stage) / "log.jsonl").read_text().splitlines()]
             for value in sorted({name for line in lines for name in line} - {"step", "learning_rate", "gradient_norm"}):
                 points = [(line["step"], line[value]) for line in lines if line.get(value) is not None]
@@ -103,10 +103,11 @@ def _curves(steps: Steps, rounds: Sequence[int]) -> list[Curve]:
     return curves
 
 
-def _reader_table(summaries: Sequence[Mapping[str, Any]], split: str) -> Table:
+def _reader_tables(summaries: Sequence[Mapping[str, Any]], split: str) -> list[Table]:
+    """How well the readers answer, where there are readers."""
     rows = [[number, *(summary[split]["reader"]["means"][name] for name in ("EM", "F1"))]
             for number, summary in enumerate(summaries) if "reader" in summary[split]]  # fmt: skip
-    return Table("Reader", ["round", "EM", "F1"], rows, note=f"Greedy answers on the {split} questions.")
+    return [Table("Reader", ["round", "EM", "F1"], rows, note=f"Greedy answers on the {split} questions.")] if rows else []
 
 
 def _agreement_table(steps: Steps, rounds: Sequence[int]) -> Table:
@@ -175,7 +176,9 @@ class _Judge:
 
 
 def _maps(steps: Steps, prepared: Prepared, best: int) -> list[AttentionMap]:
-    """Where the reader of the best round looked, for the questions that the label stage kept."""
+    """Where the reader of the best round looked, for the questions that the label stage kept; nothing without a reader."""
+    if not steps[f"round-{best}/label"].config.label.reads:
+        return []
     kept = read_json(stage_path(steps, best, "label") / "maps.json")
     labels, queries = Run.read(stage_path(steps, best, "label") / "labels.parquet"), {q.id: q for q in prepared.queries}
     maps = []

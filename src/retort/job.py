@@ -54,6 +54,10 @@ class Job:
     accelerator: Accelerator
     bars: Bars = no_bars
 
+    def precision(self) -> AbstractContextManager[None]:
+        """The context in which models compute in the precision that was asked for."""
+        return self.accelerator.autocast()
+
     def path(self, round_number: int, stage: str) -> Path:
         """The folder of a stage of a round."""
         return self.steps[f"round-{round_number}/{stage}"].path

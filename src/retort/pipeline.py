@@ -4,16 +4,15 @@ Each stage reads the folders of the stages before it, calls the families, and wr
 families never meet but here. Which steps there are and when one is stale: plan.py. How results become a report: evidence.py.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from retort import compute
 from retort.checks import check_candidates, check_config, check_grades, check_questions, check_start
-from retort.config import Config, Index, load
+from retort.config import Config, load
 from retort.data import read_candidates, read_corpus, read_qrels, read_queries
 from retort.distil.agreement import label_agreement
 from retort.distil.loop import CHECKPOINT, Trained, train
@@ -21,25 +20,22 @@ from retort.distil.method import Method
 from retort.evidence import answers_found, evaluate_round
 from retort.gathering import gather_report
 from retort.indexes.bm25 import BM25Index, BM25Settings
-from retort.indexes.dense import DenseIndex
 from retort.indexes.union import union
-from retort.indexes.vectors import VectorParts, half_precision
 from retort.job import Bar, Bars, Job, by_step, no_bars
+from retort.labelling import LABELS, MODEL, curated, fused, labelled, looked_at, reader_answers, teacher_names, to_label
 from retort.losses import build
-from retort.plan import Step, plan
+from retort.plan import Step, needs_answers, plan
 from retort.prepared import CANDIDATES, CORPUS, Prepared, distinct, limited, write_prepared
-from retort.records import Corpus, Passage, Qrels, Query, Run
+from retort.records import Corpus, Passage, Query, Run
+from retort.searching import kind_of, lost, passages_of, search_student, sparse_trouble, student_of
 from retort.store import MANIFEST, PARTS, disk_watched, locked, read_json, remove, write_atomic, write_json, write_parts
 from retort.students.card import CardFacts, write_model_card
-from retort.students.dense import DenseStudent
 from retort.students.loading import load_student
 from retort.teachers.fid.loading import load_reader, make_reader
-from retort.teachers.fid.teacher import FidTeacher, answer_groups
 from retort.teachers.fid.training import ReaderData, train_reader
 from retort.tensors import Student
 
-LABELS, ANSWERS, MAPS, MODEL = "labels.parquet", "answers.json", "maps.json", "model"
-MOST_MAPS = 20  # questions whose heat-map is kept; report.maps says how many are shown
+ANSWERS, MAPS = "answers.json", "maps.json"
 Facts = Mapping[str, Any]
 
 
@@ -105,14 +101,15 @@ def prepare(job: Job, step: Step) -> Facts:
     settings = step.config.prepare
     splits: dict[str, list[Query]] = {}
     for split, source in settings.queries.items():
-        found = read_queries(source, split, require_answers=split == "train" or split == "dev")
+        found = read_queries(source, split, require_answers=split != "test" and needs_answers(step.config))
         splits[split] = limited(found, settings.limit.get(split))
     with job.bars("corpus", None) as bar, write_atomic(step.path / CORPUS) as path:
         count = Corpus.write(path, _counted(read_corpus(settings.corpus), bar))
-    qrels: dict[str, Qrels] = {split: read_qrels(source, split) for split, source in settings.qrels.items()}
+    graded: dict[str, str] = {**settings.qrels, **({"train": settings.positives} if settings.positives else {})}
+    qrels = {split: read_qrels(source, split) for split, source in graded.items()}
     write_prepared(step.path, *distinct(splits, qrels))
     prepared = Prepared(step.path)
-    check_grades(zip(settings.qrels.values(), qrels.values(), strict=True), prepared.corpus)
+    check_grades(zip(graded.values(), qrels.values(), strict=True), prepared.corpus)
     check_questions(step.config, prepared)
     if settings.candidates:
         found = read_candidates(settings.candidates, prepared.queries, prepared.corpus)
@@ -142,36 +139,21 @@ def read(job: Job, step: Step) -> Facts:
 
 
 def label(job: Job, step: Step) -> Facts:
-    """The reader's raw scores of the candidates of all splits as a Run, its answers, and where it looked."""
-    settings, prepared = step.config.label, job.prepared
-    candidates = Run.read(job.path(step.round - 1, "retrieve") / CANDIDATES)
-    reader = load_reader(job.path(step.round, "read") / MODEL)
-    prompts = step.config.read.prompts
-    teacher = FidTeacher(reader, prompts, batch=settings.batch, accelerator=job.accelerator, signal=settings.signal)
-    name = f"teacher-{step.round}"
-    cuts = range(0, len(prepared.queries), settings.queries_per_part)
-    with job.bars("questions labelled", len(prepared.queries)) as bar:
-
-        def write(part: int, path: Path) -> None:
-            queries = prepared.queries[cuts[part] : cuts[part] + settings.queries_per_part]
-            groups = prepared.groups(candidates, queries, settings.depth)
-            rows = [candidates.of(query.id)[0][: settings.depth] if query.id in candidates else [] for query in queries]
-            Run.build(name, [query.id for query in queries], rows, teacher.score(groups)).write(path)
-            bar(len(queries))
-
-        parts = write_parts(step.path, len(cuts), write, mine=job.mine)
-    job.accelerator.wait_for_everyone()
-    measured = [query for split in ("dev", "test") for query in prepared.splits.get(split, []) if query.answers]
-    asked = prepared.groups(candidates, measured, step.config.read.evaluate_passages or step.config.read.phases[-1].passages)
-    answers = answer_groups(reader, asked, prompts, batch=settings.batch, accelerator=job.accelerator)
+    """The teachers' raw scores of the candidates of all splits as a Run; of a reader its answers, and where it looked."""
+    settings, name = step.config.label, f"teacher-{step.round}"
+    candidates = to_label(job, step)
+    runs = labelled(job, step, name, candidates)
+    asked = reader_answers(job, step, candidates) if settings.reads else {}
+    left_out: Facts = {}
     if job.accelerator.is_main_process:
-        runs = [Run.read(path) for path in parts]
-        labels = _joined(name, runs)
+        labels, left_out = fused(step, name, runs)
         labels.write(step.path / LABELS)
-        write_json(step.path / ANSWERS, dict(sorted(answers.items())))
-        shown = prepared.groups(labels, prepared.splits.get("test", measured)[:MOST_MAPS], depth=6)
-        write_json(step.path / MAPS, {group.query.id: teacher.looked_at(group) for group in shown if group.passages})
-    return {"items": sum(min(len(rows), settings.depth) for _, rows, _ in candidates), "teacher": name}
+        for number, run in enumerate(runs if len(runs) > 1 else []):
+            run.write(step.path / f"teacher-{number}.parquet")
+        if settings.reads:
+            write_json(step.path / ANSWERS, asked)
+            write_json(step.path / MAPS, looked_at(job, step, labels))
+    return {"items": len(candidates.passages), "teacher": name, **left_out}
 
 
 def distil(job: Job, step: Step) -> Facts:
@@ -185,63 +167,62 @@ def distil(job: Job, step: Step) -> Facts:
     method = Method(objectives=build(settings.objectives))
 
     def validate(candidate: Student) -> float:
+        if trouble := sparse_trouble(student, prepared, job):
+            warnings.warn(trouble, stacklevel=1)
         if settings.selection != "labels":
             return answers_found(student, of_split["dev"], prepared, settings.selection, job)
         return label_agreement(
             candidate, of_split["dev"], prepared.corpus, prepared.splits["dev"], method=method,
-            chunk_tokens=settings.chunk_tokens, accelerator=job.accelerator,
+            chunk_tokens=settings.chunk_tokens, accelerator=job.accelerator, curation=curated(job, step, method, "dev"),
         )  # fmt: skip
 
     with job.bars("student steps", settings.steps) as bar:
         trained = train(
             student, of_split["train"], prepared.corpus, prepared.splits["train"], settings, method=method,
             seed=step.config.seed, folder=step.path, accelerator=job.accelerator, validate=validate,
-            progress=by_step(bar),
+            curation=curated(job, step, method, "train"), progress=by_step(bar),
         )  # fmt: skip
     if job.accelerator.is_main_process:
         write_model_card(step.path / MODEL, _card(step, trained, len(prepared.corpus)))
     items, dropped = trained.steps * settings.batch * settings.candidates, dict(trained.dropped)
     if unanswered := len(prepared.splits["train"]) - len(of_split["train"]):
         dropped["no candidate holds an answer"] = unanswered
-    return {"items": items, "questions": trained.queries, "best_step": trained.best_step, "dropped": dropped}
+    return {"items": items, "questions": trained.queries, "best_step": trained.best_step, "dropped": dropped,
+            "removed": dict(trained.removed)}  # fmt: skip
 
 
 def encode(job: Job, step: Step) -> Facts:
-    """The corpus as float16 vectors of the round's student (round 0: of the untouched one), in parts."""
+    """The corpus in half precision as the round's student sees it (round 0: the untouched one), in parts."""
     settings, corpus = step.config.encode, job.prepared.corpus
-    student = _student(job, step.round)
-    student.model.to(job.accelerator.device)
+    student, kind = student_of(job, step.round), kind_of(job, step.round)
     cuts = range(0, len(corpus), settings.passages_per_part)
     with job.bars("passages encoded", len(corpus)) as bar:
 
         def write(part: int, path: Path) -> None:
             rows = range(cuts[part], min(len(corpus), cuts[part] + settings.passages_per_part))
             passages = [corpus[row] for row in rows]
-            vectors = student.embed(
-                passages, "passage", batch_tokens=settings.batch_tokens, autocast=lambda: job.accelerator.autocast()
-            )
-            with path.open("wb") as file:
-                np.save(file, half_precision(vectors, f"corpus rows {rows[0]} to {rows[-1]}"))
+            kind.write(path, student.embed(passages, "passage", batch_tokens=settings.batch_tokens, autocast=job.precision))
             bar(len(rows))
 
-        write_parts(step.path, len(cuts), write, ending=".npy", mine=job.mine)
+        write_parts(step.path, len(cuts), write, ending=kind.ending, mine=job.mine)
     return {"items": len(corpus), "dimensions": student.dimension}
 
 
 def index(job: Job, step: Step) -> Facts:
     """What searches the vectors; in round 0 the BM25 index too."""
-    vectors = VectorParts.open(job.path(step.round, "encode") / "parts")
-    _built(vectors, step.config.index, step.config.seed).save(step.path)
+    passages = passages_of(job, step.round)
+    built = kind_of(job, step.round).build(passages, step.config.index, step.config.seed)
+    built.save(step.path)
     if step.round == 0:
         settings = step.config.retrieve.bm25
         BM25Index.build(job.prepared.corpus, settings=BM25Settings(**settings.model_dump())).save(step.path / "bm25")
-    return {"items": len(vectors), "kind": step.config.index.kind}
+    return {"items": len(passages), **lost(job, step.round, built, job.prepared.splits["dev"])}
 
 
 def retrieve(job: Job, step: Step) -> Facts:
     """What BM25 (round 0) and the student find for all questions, and the candidates of the next round: their union."""
     settings, prepared = step.config.retrieve, job.prepared
-    runs = {"student": search_dense(job, step.round, prepared.queries, settings.depth)}
+    runs = {"student": search_student(job, step.round, prepared.queries, settings.depth)}
     if step.round == 0:
         bm25 = BM25Index.load(job.path(0, "index") / "bm25")
         runs["bm25"] = bm25.search(prepared.queries, settings.depth, name="bm25")
@@ -293,17 +274,6 @@ UNITS = {
 }
 
 
-def search_dense(job: Job, round_number: int, queries: Sequence[Query], k: int) -> Run:
-    """What the student of a round finds in its own index."""
-    student = _student(job, round_number)
-    student.model.to(job.accelerator.device)
-    vectors = VectorParts.open(job.path(round_number, "encode") / "parts")
-    found = DenseIndex.load(job.path(round_number, "index"), vectors)
-    scores, rows = found.search(student.embed(queries, "query", autocast=lambda: job.accelerator.autocast()), k)
-    name = f"round-{round_number}" if round_number else "untouched"
-    return Run.build(name, [query.id for query in queries], rows, scores)
-
-
 def search_run(root: Path, question: str, k: int) -> list[dict[str, Any]]:
     """The best `k` passages for a question by the best student of the finished run in `root`, with title, text and score.
 
@@ -315,7 +285,7 @@ def search_run(root: Path, question: str, k: int) -> list[dict[str, Any]]:
     steps = plan(config, root, known={"prepare": read_json(root / "prepare" / MANIFEST)["key"]})
     best = steps["report"].folder.manifest()["best_round"]
     job = Job(steps, compute.accelerator(config.compute))
-    _, rows, scores = next(iter(search_dense(job, best, [Query("question", question)], k)))
+    _, rows, scores = next(iter(search_student(job, best, [Query("question", question)], k)))
     passages = [job.prepared.corpus[row] for row in rows.tolist()]
     return [
         {"id": passage.id, "title": passage.title, "text": passage.text, "score": score}
@@ -323,23 +293,10 @@ def search_run(root: Path, question: str, k: int) -> list[dict[str, Any]]:
     ]
 
 
-def _student(job: Job, round_number: int) -> DenseStudent:
-    settings = job.steps[f"round-{round_number}/encode"].config.distil.student
-    return load_student(settings, folder=job.path(round_number, "distil") / MODEL if round_number else None)
-
-
 def _counted(passages: Iterable[Passage], bar: Bar) -> Iterator[Passage]:
     for passage in passages:
         bar()
         yield passage
-
-
-def _joined(name: str, runs: Sequence[Run]) -> Run:
-    """Runs over different queries as one."""
-    lists = [one for run in runs for one in run]
-    return Run.build(
-        name, [query for query, _, _ in lists], [rows for _, rows, _ in lists], [scores for *_, scores in lists]
-    )
 
 
 def _keep_config(path: Path, config: Config) -> None:
@@ -355,21 +312,14 @@ def _tidy(step: Step) -> None:
         remove(step.path / LEFTOVERS[step.stage])
 
 
-def _built(vectors: VectorParts, settings: Index, seed: int) -> DenseIndex:
-    return DenseIndex.build(
-        vectors, kind=settings.kind, neighbours=settings.hnsw_links, ef_search=settings.hnsw_search,
-        lists=settings.ivf_lists, probes=settings.ivf_probes, seed=seed,
-    )  # fmt: skip
-
-
 def _card(step: Step, trained: Trained, passages: int) -> CardFacts:
     """What the student's model card states; cost as counted work, seconds are in cost.json."""
-    distil, read = step.config.distil, step.config.read
+    distil = step.config.distil
     return CardFacts(
         student=distil.student,
         round=step.round,
-        teacher=f"Fusion-in-Decoder reader from `{read.model}`, its cross-attention at the first decoder position (FiD-KD)",
-        objectives=", ".join(f"{weight:g} x {objective}" for weight, objective in build(distil.objectives).values()),
+        teacher=teacher_names(step.config),
+        objectives=", ".join(f"{term.coefficient:g} x {term.objective}" for term in build(distil.objectives).values()),
         data={"corpus": step.config.prepare.corpus, "passages": passages, "labelled questions": trained.queries},
         metrics={"dev agreement with the teacher (minus the loss)": trained.best_value or 0.0},
         cost={"steps": trained.steps, "kept step": trained.best_step, "questions a step": distil.batch,

@@ -7,6 +7,7 @@ from typing import Any
 
 from retort.config import Config
 from retort.data import fingerprint
+from retort.losses import build
 from retort.store import StageFolder, key_of
 
 # Raise a stage's version when what it writes changes for the same settings; folders of the old version are built again.
@@ -62,9 +63,11 @@ def plan(config: Config, root: Path, *, known: Mapping[str, str] | None = None) 
     read = distil = ""
     for number in range(1, config.rounds + 1):
         settings = config.of_round(number)
-        earlier = [read] if read and settings.read.later_rounds == "continue" else []
-        read = add("read", number, [prepare, retrieve, *earlier])
-        label = add("label", number, [read, retrieve])
+        reads = []
+        if settings.label.reads:
+            earlier = [read] if read and settings.read.later_rounds == "continue" else []
+            reads = [read := add("read", number, [prepare, retrieve, *earlier])]
+        label = add("label", number, [*reads, retrieve])
         earlier = [distil] if distil and settings.distil.later_rounds == "continue" else []
         distil = add("distil", number, [label, *earlier])
         encode = add("encode", number, [distil])
@@ -77,7 +80,29 @@ def plan(config: Config, root: Path, *, known: Mapping[str, str] | None = None) 
 def sources(config: Config) -> list[str]:
     """What the prepare stage reads."""
     named = [config.prepare.corpus, *config.prepare.queries.values(), *config.prepare.qrels.values()]
-    return [*named, *([config.prepare.candidates] if config.prepare.candidates else [])]
+    return [*named, *filter(None, [config.prepare.candidates, config.prepare.positives])]
+
+
+def reads(config: Config) -> frozenset[str]:
+    """What the objectives of a round read of the candidates: "positive", "ranks"."""
+    return frozenset[str]().union(*(term.objective.reads for term in build(config.distil.objectives).values()))
+
+
+def needs_answers(config: Config) -> bool:
+    """Whether train and dev questions must have answers: for a reader, for positives, or for the choice of a model."""
+    rounds = [config.of_round(number) for number in range(1, config.rounds + 1)]
+    return any(
+        settings.label.reads
+        or settings.label.require_answer
+        or settings.distil.selection != "labels"
+        or (settings.distil.positives == "answers" and "positive" in reads(settings))
+        for settings in rounds
+    )
+
+
+def score_files(config: Config) -> list[str]:
+    """The files of teacher scores that the label stage reads."""
+    return [teacher.scores for teacher in config.label.teachers if teacher.scores]
 
 
 def _section(config: Config, stage: str, number: int) -> dict[str, Any]:
@@ -85,12 +110,14 @@ def _section(config: Config, stage: str, number: int) -> dict[str, Any]:
     whole = config.model_dump(mode="json")
     section = {stage: whole[stage], "round": number}
     if stage == "prepare":
+        section["answered"] = needs_answers(config)
         section["sources"] = {source: fingerprint(source) for source in sources(config)}
     if stage in ("read", "distil", "index", "evaluate"):
         section["seed"] = config.seed
     if stage == "label":
         section["prompts"] = whole["read"]["prompts"]
         section["label"] = {**whole["label"], "require_answer": None}  # only distil asks
+        section["scores"] = {file: fingerprint(file) for file in score_files(config)}
     if stage == "distil":
         section["require_answer"] = config.label.require_answer
     if stage == "encode" and number == 0:

@@ -48,8 +48,8 @@ class Prepared:
             grades.setdefault(row["query"], {})[row["passage"]] = row["grade"]
         return Qrels(grades) if grades else None
 
-    def groups(self, candidates: Run, queries: Sequence[Query], depth: int) -> list[Group]:
-        """Each question with the passages of its first `depth` candidates; without any where the Run lacks it."""
+    def groups(self, candidates: Run, queries: Sequence[Query], depth: int | None = None) -> list[Group]:
+        """Each question with the passages of its first `depth` candidates (None: all), none where the Run lacks it."""
         corpus, groups = self.corpus, []
         for query in queries:
             rows = candidates.of(query.id)[0][:depth].tolist() if query.id in candidates else []

@@ -1,14 +1,14 @@
 """The records that flow through every stage: queries, passages, the corpus, relevance grades, and the Run.
 
-A Run is the one table of the house: BM25 candidates, a student's results and a teacher's labels are all Runs.
-Nothing here imports torch; a corpus and a Run can be read on a machine that has none.
+A Run is the one table of the house: BM25 candidates, a student's results and a teacher's labels are all Runs. Nothing here
+imports torch; a corpus and a Run can be read on a machine that has none.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -149,7 +149,7 @@ def _check_ids(table: pa.Table) -> None:
 
 @dataclass(frozen=True)
 class Qrels:
-    """Relevance grades for evaluation: query id -> passage id -> grade. Never read by a training stage."""
+    """Relevance grades: query id -> passage id -> grade. For evaluation; in training only where a user asks for it."""
 
     grades: Mapping[str, Mapping[str, int]]
 
@@ -284,12 +284,12 @@ def _check_run(run: Run) -> None:
         )
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """Gives one raw score for each passage of each group; a reader sees all passages of a group together."""
 
     def score(self, groups: Sequence[Group]) -> list[Float32[np.ndarray, "K"]]:
         """Raw scores, one array for each group, in the order of its passages."""
-        ...
 
 
 class Retriever(Protocol):
@@ -297,4 +297,3 @@ class Retriever(Protocol):
 
     def search(self, queries: Sequence[Query], k: int, *, name: str) -> Run:
         """The best `k` passages of each query as a Run called `name`; fewer where the corpus or the index has fewer."""
-        ...

@@ -7,7 +7,7 @@ Masks: True = real.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class Batch:
     ranks: Int[Tensor, "B K"] | None = None
     view: tuple[str, ...] = ()
     parent: Int[Tensor, "B"] | None = None
+    step: int = 0
 
     def to(self, device: torch.device) -> "Batch":
         """The same with its tensors on `device`."""
@@ -161,11 +162,33 @@ class Target:
 class Objective(Protocol):
     """What the gap between student and target costs, one value a row, never reduced. Its fields are its settings."""
 
-    needs: ClassVar[frozenset[str]]  # the names of the signals that it reads
+    @property
+    def needs(self) -> frozenset[str]:
+        """The names of the student's signals that it reads."""
+        ...
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The names of the batch's fields that it reads, beside candidates, mask and labels: "positive", "ranks"."""
+        ...
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
         ...
+
+
+@dataclass(frozen=True)
+class Term:
+    """An objective with its coefficient, which grows with the square of the step up to `warmup_steps` (SPLADE)."""
+
+    objective: Objective
+    coefficient: float = 1.0
+    warmup_steps: int = 0
+
+    def coefficient_at(self, step: int) -> float:
+        """The coefficient at a step, counted from 0."""
+        grown = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.coefficient * grown**2
 
 
 @runtime_checkable
@@ -223,11 +246,11 @@ def pair_scores(
 
 
 def maxsim(
-    queries: Float[Tensor, "*rows I D"],
-    passages: Float[Tensor, "*rows J D"],
-    query_mask: Bool[Tensor, "*rows I"],
-    passage_mask: Bool[Tensor, "*rows J"],
-) -> Float[Tensor, "*rows"]:
+    queries: Float[Tensor, "*#rows I D"],
+    passages: Float[Tensor, "*#rows J D"],
+    query_mask: Bool[Tensor, "*#rows I"],
+    passage_mask: Bool[Tensor, "*#rows J"],
+) -> Float[Tensor, "..."]:
     """The sum over a query's tokens of their largest inner product with a token of the passage (ColBERT, arXiv 2004.12832).
 
     A masked passage token is never the largest, and a masked query token adds nothing. Leading axes broadcast. A passage
@@ -238,6 +261,6 @@ def maxsim(
     tensor(-0.6000)
     """
     products = queries @ passages.transpose(-1, -2)
-    best = products.masked_fill(~passage_mask[..., None, :], -torch.inf).amax(-1)
+    best = products.masked_fill(~passage_mask[..., None, :], -torch.inf).max(-1).values
     counted = query_mask & passage_mask.any(-1, keepdim=True)
     return torch.where(counted, best, 0.0).sum(-1)

@@ -1,4 +1,4 @@
-"""Answers in text: SQuAD normalisation, exact match, F1, and DPR's has_answer. Pure functions of strings.
+"""Answers in text: SQuAD normalisation, exact match, F1, and DPR's has_answer; and a passage as a format writes it.
 
 Unicode is treated as the published evaluations treat it: exact match does not normalise it ("Café" is not "Cafe"),
 has_answer decomposes it (NFD) and still keeps accents.
@@ -9,8 +9,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from string import Formatter
 
 import regex
+
+from retort.records import Passage
 
 KEPT_TEXTS = 50_000  # texts kept as tokens while answers are looked for: some 100 MB at 100 words a passage
 _ARTICLES = regex.compile(r"\b(a|an|the)\b")
@@ -95,3 +98,17 @@ def _haystack(text: str) -> str:
 
 def _joined(tokens: list[str]) -> str:
     return "\0" + "".join(token + "\0" for token in tokens)
+
+
+def passage_text(passage: Passage, passage_format: str) -> str:
+    """The passage as `passage_format` writes it; an empty field goes together with the words that introduce it.
+
+    >>> fid = "title: {title} context: {text}"
+    >>> passage_text(Passage("1", "Snow", "It is cold."), fid), passage_text(Passage("2", "", "It is cold."), fid)
+    ('title: Snow context: It is cold.', 'context: It is cold.')
+    """
+    values = {"title": passage.title, "text": passage.text, None: ""}
+    parts = [
+        literal + values[name] for literal, name, _, _ in Formatter().parse(passage_format) if name is None or values[name]
+    ]
+    return "".join(parts).strip()

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from retort.distil.batches import CONSTANT, FEW, examples, make_batch, sampled
+from retort.distil.batches import examples, make_batch, sampled
+from retort.distil.curation import CONSTANT, FEW
 from retort.distil.sampling import SAMPLERS
 from retort.records import Query, Run
 from tiny import tiny_world

@@ -7,8 +7,8 @@ from retort.config import StudentModel
 from retort.distil.batches import examples, make_batch
 from retort.distil.caching import encode_batch
 from retort.losses.listwise import kl
-from retort.students.dense import transformers_of
 from retort.students.loading import load_student
+from retort.students.stock import transformers_of
 from retort.tensors import Encoded
 from tiny import tiny_student, tiny_world
 

@@ -11,17 +11,18 @@ from retort.compute import accelerator, batch_rows
 from retort.config import Compute, Distil, Optimiser, StudentModel
 from retort.distil.agreement import label_agreement
 from retort.distil.batches import examples, make_batch, sampled
+from retort.distil.curation import Curation, answer_bearing
 from retort.distil.loop import CHECKPOINT, LOG, MODEL, train
 from retort.distil.method import Method
 from retort.distil.sampling import SAMPLERS
 from retort.losses.listwise import kl
-from retort.losses.objectives import KL
+from retort.losses.objectives import CKL, KL
 from retort.students.loading import load_student
-from retort.tensors import Encoded
+from retort.tensors import Encoded, Term
 from tiny import tiny_student, tiny_world
 
 CORPUS, QUERIES, LABELS = tiny_world()
-METHOD = Method(objectives={"kl": (1.0, KL())})
+METHOD = Method(objectives={"kl": Term(KL())})
 MODEL_SETTINGS = {"query_tokens": 20, "passage_tokens": 48}
 STEPS = 6
 ENGINE = accelerator(Compute(device="cpu", precision="float32"))
@@ -195,7 +196,7 @@ def test_the_log_holds_no_times(base, tmp_path):
 
 def test_a_loss_that_is_not_finite_names_step_and_queries_and_keeps_the_checkpoint(base, tmp_path):
     class Spoilt:
-        needs = frozenset({"scores"})
+        needs, reads = frozenset({"scores"}), frozenset()
         steps = 0
 
         def __call__(self, signals, target, batch):
@@ -204,7 +205,7 @@ def test_a_loss_that_is_not_finite_names_step_and_queries_and_keeps_the_checkpoi
             return torch.where(torch.arange(len(rows)) == (1 if Spoilt.steps == 5 else -1), torch.nan, rows)
 
     with pytest.raises(FloatingPointError, match=r"step 4: the loss of 1 of 4 queries is not finite, among them \['q\d'\]"):
-        trained(settings(base), tmp_path, method=Method(objectives={"spoilt": (1.0, Spoilt())}))
+        trained(settings(base), tmp_path, method=Method(objectives={"spoilt": Term(Spoilt())}))
     assert json.loads((tmp_path / CHECKPOINT / "position.json").read_text())["step"] == 3
 
 
@@ -213,8 +214,39 @@ def test_a_signal_that_the_student_cannot_give_is_refused_before_anything_is_wri
         needs = frozenset({"steps"})
 
     with pytest.raises(ValueError, match="needs the signals"):
-        trained(settings(base), tmp_path, method=Method(objectives={"steps": (1.0, Steps())}))
+        trained(settings(base), tmp_path, method=Method(objectives={"steps": Term(Steps())}))
     assert not list(tmp_path.iterdir())
+
+
+MARK = answer_bearing(CORPUS)
+RANKED = Method(objectives={"ckl": Term(CKL(gamma=2.0, alpha=1.0))})
+
+
+def test_an_objective_that_reads_positives_or_ranks_is_refused_where_nobody_gives_them(base, tmp_path):
+    with pytest.raises(ValueError, match=r"\['ckl'\] read positives, but nothing marks them"):
+        trained(settings(base), tmp_path, method=RANKED)
+    with pytest.raises(ValueError, match=r"\['ckl'\] read ranks, but none are known"):
+        trained(settings(base), tmp_path, method=RANKED, curation=Curation(mark=MARK))
+    assert not list(tmp_path.iterdir())
+
+
+def test_ranks_are_those_of_the_student_at_the_last_renewal_also_after_a_kill(base, tmp_path):
+    chosen = settings(base, ranks_every=2, sample="positive", checkpoint_every=100)
+    arguments = {"method": RANKED, "curation": Curation(mark=MARK)}
+    whole = trained(chosen, tmp_path / "whole", **arguments)
+    for stop in (1, 3, 4, 5):
+        with pytest.raises(KilledError):
+            trained(chosen, tmp_path / "killed", progress=killing(stop), **arguments)
+    assert trained(chosen, tmp_path / "killed", **arguments) == whole
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert [path.name for path in (tmp_path / "whole").glob("ranks-*")] == ["ranks-4.npy"]
+
+
+def test_renewed_ranks_change_what_is_learnt(base, tmp_path):
+    for every in (1, STEPS):
+        chosen = settings(base, ranks_every=every, sample="positive")
+        trained(chosen, tmp_path / str(every), method=RANKED, curation=Curation(mark=MARK))
+    assert weights(tmp_path / "1") != weights(tmp_path / str(STEPS))
 
 
 def test_both_towers_of_a_separate_student_are_trained(base, tmp_path):

@@ -17,6 +17,7 @@ from retort.distil.loop import train
 from retort.distil.method import Method
 from retort.losses.objectives import KL
 from retort.students.loading import load_student
+from retort.tensors import Term
 from tiny import tiny_student, tiny_world
 
 
@@ -33,7 +34,7 @@ def training(model: Path, folder: Path) -> None:
         checkpoint_every=2,
         optimiser=Optimiser(learning_rate=1e-3, warmup_steps=1),
     )
-    method = Method(objectives={"kl": (1.0, KL())})
+    method = Method(objectives={"kl": Term(KL())})
 
     def agreement(student) -> float:
         return label_agreement(student, labels, corpus, queries, method=method, chunk_tokens=300, accelerator=engine)

@@ -4,7 +4,8 @@ import pytest
 
 from retort.config import ObjectiveSettings
 from retort.losses import OBJECTIVES, build
-from retort.losses.objectives import MaxMargin
+from retort.losses.objectives import CKL, CLDRD, Flops, MaxMargin
+from retort.tensors import Term
 
 
 def test_the_config_knows_every_objective_by_its_name():
@@ -13,7 +14,17 @@ def test_the_config_knows_every_objective_by_its_name():
 
 def test_an_objective_takes_its_own_settings_from_the_config():
     chosen = build([ObjectiveSettings(name="max_margin", margin=0.2, coefficient=3.0)])
-    assert chosen == {"max_margin": (3.0, MaxMargin(margin=0.2))}
+    assert chosen == {"max_margin": Term(MaxMargin(margin=0.2), 3.0)}
+
+
+def test_settings_that_are_not_given_stay_at_the_objectives_own_defaults():
+    assert build([ObjectiveSettings(name="ckl", alpha=1.0)])["ckl"].objective == CKL(gamma=5.0, alpha=1.0)
+    assert build([ObjectiveSettings(name="cl_drd", heads=[5, 10])])["cl_drd"].objective == CLDRD(heads=(5, 10))
+
+
+def test_a_regulariser_may_stand_once_for_each_side():
+    chosen = build([ObjectiveSettings(name="flops", side=side, warmup_steps=9) for side in ("query", "passage")])
+    assert chosen == {f"flops_{side}": Term(Flops(side), 1.0, 9) for side in ("query", "passage")}
 
 
 def test_a_setting_that_the_objective_does_not_have_is_refused():

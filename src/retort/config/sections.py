@@ -53,13 +53,20 @@ class Encode(Section):
 
 
 class Index(Section):
-    """The dense index: exact by default, so that no noise of approximation enters training and evaluation."""
+    """The student's index: exact by default, so that no noise of approximation enters training and evaluation."""
 
     kind: Literal["flat", "hnsw", "ivf"] = "flat"
     hnsw_links: PositiveInt = 32
     hnsw_search: PositiveInt = 128
     ivf_lists: PositiveInt | None = None
     ivf_probes: PositiveInt | None = None
+    # late interaction: up to so many passages every one gets its MaxSim; above, the first `candidates` by encodings of a
+    # fixed dimension (MUVERA, arXiv 2405.19504)
+    exact_up_to: PositiveInt = 50_000
+    candidates: PositiveInt = 1000
+    encoding_repetitions: PositiveInt = 20
+    encoding_planes: PositiveInt = 4
+    encoding_projected: PositiveInt | None = 8
 
 
 class Evaluate(Section):

@@ -42,6 +42,8 @@ class StudentModel(Section):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> "StudentModel":
+        if self.inference_free and self.towers == "separate":
+            raise ValueError("inference_free queries have no tower to be separate: leave towers at 'tied'")
         others = {name: kind for kind, names in OWN_FIELDS.items() if kind != self.kind for name in names}
         for name, kind in others.items():
             if getattr(self, name) != StudentModel.model_fields[name].default:

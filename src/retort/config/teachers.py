@@ -72,6 +72,7 @@ class TeacherSettings(Section):
     passage_format: str = "{title} {text}"  # cross_encoder, retriever
     tokens: PositiveInt = 256  # of question and passage together; of a retriever's passage
     weight: PositiveFloat = 1.0  # among several teachers
+    squashed: bool = False  # take scores that a sigmoid has squashed all the same
 
     @field_validator("passage_format")
     @classmethod

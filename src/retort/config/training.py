@@ -8,8 +8,8 @@ from retort.config.fields import Optimiser, Section
 from retort.config.students import StudentModel
 
 ObjectiveName = Literal[
-    "kl", "reverse_kl", "jensen_shannon", "ckl", "bkl", "cross_entropy", "list_mle", "lambda", "approx_ndcg", "ranknet",
-    "margin_mse", "mse", "max_margin", "cl_drd", "infonce", "candidate_mass", "flops", "l1",
+    "kl", "reverse_kl", "jensen_shannon", "ckl", "bkl", "cross_entropy", "list_mle", "lambda_loss", "approx_ndcg", "cl_drd",
+    "ranknet", "margin_mse", "mse", "max_margin", "info_nce", "candidate_mass", "flops", "l1",
 ]  # fmt: skip
 
 
@@ -28,7 +28,7 @@ class ObjectiveSettings(Section):
     bias_positives: bool | None = None
     lam: NonNegativeFloat | None = None  # bkl
     labels: Literal["soft", "hard"] | None = None  # cross_entropy
-    scheme: Literal["ndcg_loss2pp", "lambdarank"] | None = None  # lambda
+    scheme: Literal["ndcg_loss2pp", "lambda_rank"] | None = None  # lambda_loss
     mu: NonNegativeFloat | None = None
     pairs: Literal["positive", "all"] | None = None  # margin_mse
     heads: list[PositiveInt] | None = None  # cl_drd
@@ -41,8 +41,8 @@ class ObjectiveSettings(Section):
 class Negatives(Section):
     """Which labelled candidates may be negatives, where an objective reads positives; the others are not drawn."""
 
-    system: Literal["any", "student", "bm25"] = "any"  # whose ranking of the round before `window` counts in
-    window: PositiveInt | None = None  # the first so many of that ranking (CKL: 20 of the student's)
+    system: Literal["student", "bm25"] = "student"  # in whose ranking of the round before `window` counts
+    window: PositiveInt | None = None  # only the first so many of that ranking (CKL: 20 of the student's)
     # a negative that the teacher puts above the best positive's score minus this may be an unmarked positive
     teacher_margin: float | None = None
 

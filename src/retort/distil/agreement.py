@@ -1,17 +1,21 @@
 """How well a student agrees with labels it was not trained on: one dev value that needs neither grades nor an index."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float32
 
 from retort.compute import sum_over_processes
 from retort.distil.batches import examples, make_batch
 from retort.distil.caching import encode_batch
+from retort.distil.curation import Curation
 from retort.distil.method import Method
 from retort.distil.roster import Roster
+from retort.distil.sampling import Labelled
 from retort.records import Corpus, Query, Run
-from retort.tensors import Student
+from retort.tensors import Batch, Encoded, Student
 
 QUERIES_AT_ONCE = 16  # bounds the candidates whose vectors are held together; the value does not depend on it
 
@@ -25,20 +29,42 @@ def label_agreement(
     method: Method,
     chunk_tokens: int,
     accelerator: Accelerator,
+    curation: Curation | None = None,
 ) -> float:
-    """Minus the mean loss of `method` over the labelled dev queries with all their candidates: higher is better, 0 at best.
+    """Minus the mean loss of `method` over the labelled dev queries with all their candidates: higher is better.
 
-    Queries whose labels teach no order are left out; ValueError where none is left. Processes share the queries.
+    Objectives are taken as they are at step 0, so that values of different steps compare. Queries whose labels teach no
+    order are left out; ValueError where none is left. Processes share the queries.
     """
-    kept = examples(labels, queries, corpus).kept
+    kept = examples(labels, queries, corpus, curation).kept
     mine = kept[accelerator.process_index :: accelerator.num_processes]
-    roster = Roster.of(student)
-    student.module.to(accelerator.device).eval()
-    total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    roster, total = Roster.of(student), torch.zeros((), dtype=torch.float64, device=accelerator.device)
     with torch.no_grad():
-        for start in range(0, len(mine), QUERIES_AT_ONCE):
-            batch = make_batch(mine[start : start + QUERIES_AT_ONCE], corpus).to(accelerator.device)
-            with accelerator.autocast():
-                encoded = encode_batch(student, batch, chunk_tokens)
+        for batch, encoded in _encoded(student, mine, corpus, chunk_tokens, accelerator):
             total += method.row_losses(batch, roster, *encoded).total.sum()
     return -sum_over_processes(total, accelerator) / len(kept)
+
+
+def scored(
+    student: Student, lists: Sequence[Labelled], corpus: Corpus, *, chunk_tokens: int, accelerator: Accelerator
+) -> list[Float32[np.ndarray, "n"]]:
+    """The student's scores of all candidates of each list, without dropout."""
+    found: list[np.ndarray] = []
+    with torch.no_grad():
+        for batch, encoded in _encoded(student, lists, corpus, chunk_tokens, accelerator):
+            scores = student.score(*encoded, batch, frozenset({"scores"})).scores
+            assert scores is not None
+            found += [row[real].float().cpu().numpy() for row, real in zip(scores, batch.mask, strict=True)]
+    return found
+
+
+def _encoded(
+    student: Student, lists: Sequence[Labelled], corpus: Corpus, chunk_tokens: int, accelerator: Accelerator
+) -> Iterator[tuple[Batch, tuple[Encoded, Encoded]]]:
+    """The lists in batches, each with the encodings of its queries and passages."""
+    student.module.to(accelerator.device).eval()
+    for start in range(0, len(lists), QUERIES_AT_ONCE):
+        batch = make_batch(lists[start : start + QUERIES_AT_ONCE], corpus).to(accelerator.device)
+        with accelerator.autocast():
+            encoded = encode_batch(student, batch, chunk_tokens)
+        yield batch, encoded

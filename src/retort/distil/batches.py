@@ -7,26 +7,27 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from retort.distil.curation import Curation
 from retort.distil.sampling import Labelled, Sampler
 from retort.records import Corpus, Query, Run
 from retort.tensors import Batch
 
-FEW, CONSTANT = "fewer than 2 labelled candidates", "all labels equal"
-
 
 @dataclass(frozen=True)
 class Examples:
-    """The labelled queries that can be trained on, and how many were dropped for which reason."""
+    """The labelled queries that can be trained on, how many were dropped for which reason, and how many candidates."""
 
     kept: tuple[Labelled, ...]
     dropped: Mapping[str, int]
+    removed: Mapping[str, int]
+    ranked_at: int | None = None  # the step at which the candidates' ranks were renewed
 
     def __len__(self) -> int:
         return len(self.kept)
 
 
-def examples(labels: Run, queries: Sequence[Query], corpus: Corpus) -> Examples:
-    """The queries of `labels` that can teach a ranking: 2 candidates or more, with labels that are not all equal.
+def examples(labels: Run, queries: Sequence[Query], corpus: Corpus, curation: Curation | None = None) -> Examples:
+    """The queries of `labels` that can teach a ranking, as `curation` leaves them: 2 candidates or more, not all equal.
 
     ValueError: no query is left, a labelled query is not among `queries`, or a label's passage row is not in the corpus.
     """
@@ -36,25 +37,26 @@ def examples(labels: Run, queries: Sequence[Query], corpus: Corpus) -> Examples:
             f"labels {labels.name!r} hold passage row {int(labels.passages.max())}, the corpus has {len(corpus)} passages: "
             "give the corpus that was labelled"
         )
-    kept, dropped = [], Counter[str]()
+    curate = curation or Curation()
+    kept, dropped, removed = [], Counter[str](), Counter[str]()
     for query_id, passages, scores in labels:
         if query_id not in known:
             raise ValueError(
                 f"labels {labels.name!r} hold query {query_id!r}, which is not among the {len(known)} queries given: give "
                 "the queries that were labelled"
             )
-        if len(passages) < 2:
-            dropped[FEW] += 1
-        elif scores.min() == scores.max():
-            dropped[CONSTANT] += 1
+        curated, out = curate(Labelled(known[query_id], passages, scores, np.zeros(len(passages), bool)))
+        removed += out
+        if isinstance(curated, str):
+            dropped[curated] += 1
         else:
-            kept.append(Labelled(known[query_id], passages, scores, np.zeros(len(passages), bool)))
+            kept.append(curated)
     if not kept:
         raise ValueError(
             f"labels {labels.name!r}: none of {len(labels)} queries can be trained on ({dict(dropped)}): expected at least "
             "one with 2 candidates whose scores differ; look at the teacher and at the depth of its candidates"
         )
-    return Examples(tuple(kept), dict(dropped))
+    return Examples(tuple(kept), dict(dropped), dict(removed))
 
 
 def sampled(
@@ -68,24 +70,30 @@ def sampled(
     for row, place in zip(rows, places, strict=True):
         labelled = data.kept[row]
         chosen = sampler(labelled, count, np.random.default_rng([seed, step, place]))
-        drawn.append(Labelled(labelled.query, labelled.passages[chosen], labelled.scores[chosen], labelled.positive[chosen]))
+        drawn.append(labelled.take(chosen))
     return drawn
 
 
-def make_batch(drawn: Sequence[Labelled], corpus: Corpus) -> Batch:
+def make_batch(drawn: Sequence[Labelled], corpus: Corpus, step: int = 0) -> Batch:
     """The batch of these queries and all their candidates; each distinct passage stands once, in corpus order."""
     width = max(len(labelled) for labelled in drawn)
     mask = np.array([np.arange(width) < len(labelled) for labelled in drawn])
-    rows, labels, positive = np.zeros(mask.shape, np.int64), np.zeros(mask.shape, np.float32), np.zeros(mask.shape, bool)
-    rows[mask] = np.concatenate([labelled.passages for labelled in drawn])
-    labels[mask] = np.concatenate([labelled.scores for labelled in drawn])
-    positive[mask] = np.concatenate([labelled.positive for labelled in drawn])
+
+    def padded(parts: Sequence[np.ndarray], kind: type[np.generic]) -> np.ndarray:
+        table = np.zeros(mask.shape, kind)
+        table[mask] = np.concatenate(parts)
+        return table
+
+    rows = padded([labelled.passages for labelled in drawn], np.int64)
+    ranks = [labelled.ranks for labelled in drawn if labelled.ranks is not None]
     distinct = np.unique(rows[mask])
     return Batch(
         queries=tuple(labelled.query for labelled in drawn),
         passages=tuple(corpus[int(row)] for row in distinct),
         candidates=torch.from_numpy(np.where(mask, np.searchsorted(distinct, rows), 0)),
         mask=torch.from_numpy(mask),
-        positive=torch.from_numpy(positive),
-        labels=torch.from_numpy(labels),
+        positive=torch.from_numpy(padded([labelled.positive for labelled in drawn], np.bool_)),
+        labels=torch.from_numpy(padded([labelled.scores for labelled in drawn], np.float32)),
+        ranks=torch.from_numpy(np.where(mask, padded(ranks, np.int64), 1)) if len(ranks) == len(drawn) else None,
+        step=step,
     )

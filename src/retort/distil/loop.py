@@ -30,7 +30,9 @@ from retort.compute import (
 from retort.config import Distil
 from retort.distil.batches import Examples, examples, make_batch, sampled
 from retort.distil.caching import encode_batch
+from retort.distil.curation import Curation
 from retort.distil.method import Method, RowLosses
+from retort.distil.ranks import Renewal
 from retort.distil.roster import Roster
 from retort.distil.sampling import SAMPLERS
 from retort.records import Corpus, Query, Run
@@ -51,6 +53,7 @@ class Trained:
     steps: int
     queries: int
     dropped: Mapping[str, int]
+    removed: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ def train(
     folder: Path,
     accelerator: Accelerator,
     validate: Validate | None = None,
+    curation: Curation | None = None,
     progress: Progress = lambda step, facts: None,
 ) -> Trained:
     """What the training came to; `folder`/model holds the best student by `validate` (higher is better), or else the last.
@@ -91,7 +95,8 @@ def train(
     nothing can be learnt from, or a signal that the student cannot give. FloatingPointError: a loss that is not finite.
     """
     method.check(student)
-    data = examples(labels, queries, corpus)
+    _check_known(method, curation or Curation(), settings)
+    data = examples(labels, queries, corpus, curation)
     run = _Training.prepared(Roster.of(student), method, settings, seed, folder, accelerator)
     found = load_checkpoint(accelerator, folder / CHECKPOINT)
     position = Position(**found) if found else Position()
@@ -100,6 +105,7 @@ def train(
         if validate and not found:
             position = run.evaluated(position, validate, {}, progress)
         while not run.done(position):
+            data = run.renewal(student, data, corpus, position.step) if run.renewal else data
             batch = run.batch(data, corpus, position.step)
             facts = run.update(batch, position.step)
             position = replace(position, step=position.step + 1)
@@ -108,13 +114,13 @@ def train(
                 position = run.evaluated(position, validate, facts, progress)
             else:
                 run.record(position, facts, progress)
-            if position.step % settings.checkpoint_every == 0 or run.done(position):
+            if run.saves(position):
                 if not validate and run.done(position):
                     position = replace(position, best_step=position.step)
                     run.keep_model()
                 save_checkpoint(accelerator, folder / CHECKPOINT, asdict(position))
     run.release()
-    return Trained(position.best_step, position.best_value, position.step, len(data), data.dropped)
+    return Trained(position.best_step, position.best_value, position.step, len(data), data.dropped, data.removed)
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,7 @@ class _Training:
     optimiser: Optimizer
     schedule: AcceleratedScheduler
     log: StepLog
+    renewal: Renewal | None
 
     @classmethod
     def prepared(
@@ -144,10 +151,12 @@ class _Training:
             accelerator.prepare_model(model.module, evaluation_mode=True)
         chosen = settings.optimiser
         optimiser = AdamW(roster.parameters(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay)
-        schedule = linear_schedule(optimiser, warmup_steps=chosen.warmup_steps, steps=settings.steps)
+        steps = chosen.decay_steps or settings.steps
+        schedule = linear_schedule(optimiser, warmup_steps=chosen.warmup_steps, steps=steps)
         optimiser, schedule = accelerator.prepare(optimiser, schedule)
         log = StepLog(folder / LOG, active=accelerator.is_main_process)
-        return cls(roster, method, settings, seed, folder, accelerator, optimiser, schedule, log)
+        renewal = Renewal(settings, folder, seed, accelerator) if settings.ranks_every and "ranks" in method.reads else None
+        return cls(roster, method, settings, seed, folder, accelerator, optimiser, schedule, log, renewal)
 
     def release(self) -> None:
         """Give the models back as they came, and forget them."""
@@ -161,6 +170,11 @@ class _Training:
         patience = self.settings.patience
         return position.step >= self.settings.steps or (patience is not None and position.stale >= patience)
 
+    def saves(self, position: Position) -> bool:
+        """Whether a checkpoint is due: at its interval, before ranks are renewed, and at the end."""
+        renewed = self.renewal is not None and self.renewal.due(position.step)
+        return position.step % self.settings.checkpoint_every == 0 or renewed or self.done(position)
+
     def batch(self, data: Examples, corpus: Corpus, step: int) -> Batch:
         """The batch of `step`, as far as it is this process's share."""
         rows = batch_rows(len(data), self.settings.batch, step, self.seed)
@@ -170,7 +184,7 @@ class _Training:
         drawn = sampled(data, mine, places, sampler, self.settings.candidates, seed=self.seed, step=step)
         rng = np.random.default_rng([self.seed, step, self.accelerator.process_index])
         torch.manual_seed(int(rng.integers(2**63)))
-        batch = self.method.view(make_batch(drawn, corpus), self.roster, rng)
+        batch = self.method.view(make_batch(drawn, corpus, step), self.roster, rng)
         return batch.to(self.accelerator.device)
 
     def update(self, batch: Batch, step: int) -> Mapping[str, float]:
@@ -220,6 +234,20 @@ class _Training:
             with write_atomic(self.folder / MODEL) as path:
                 self.roster.student.save(path)
         self.accelerator.wait_for_everyone()
+
+
+def _check_known(method: Method, curation: Curation, settings: Distil) -> None:
+    """ValueError where an objective reads positives or ranks that nobody gives."""
+    if "positive" in method.reads and curation.mark is None:
+        raise ValueError(
+            f"the objectives {list(method.objectives)} read positives, but nothing marks them: give a curation with a mark "
+            "(answer_bearing or graded), or take an objective that reads none"
+        )
+    if "ranks" in method.reads and curation.ranking is None and settings.ranks_every is None:
+        raise ValueError(
+            f"the objectives {list(method.objectives)} read ranks, but none are known: give a curation with a ranking, or "
+            "set ranks_every, or alpha to 0"
+        )
 
 
 _ADVICE = "lower the learning rate, or train in float32; the last checkpoint is kept"

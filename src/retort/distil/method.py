@@ -11,7 +11,7 @@ from retort.distil.roster import Roster
 from retort.distil.targets import FromLabels, Policy
 from retort.distil.views import View, identity
 from retort.distil.weights import Weighter, uniform
-from retort.tensors import Batch, Encoded, Objective, Student
+from retort.tensors import Batch, Encoded, Student, Term
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class RowLosses:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """Objectives with their coefficients, the view, the target policy and the weighter. FiD-KD: KL, all else as it is."""
+    """The terms of the loss by name, the view, the target policy and the weighter. FiD-KD: KL, all else as it is."""
 
-    objectives: Mapping[str, tuple[float, Objective]]
+    objectives: Mapping[str, Term]
     view: View = identity
     policy: Policy = field(default_factory=FromLabels)
     weighter: Weighter = uniform
@@ -34,11 +34,16 @@ class Method:
     @property
     def needs(self) -> frozenset[str]:
         """The names of the student's signals that the objectives and the policy read."""
-        return self.policy.needs.union(*(objective.needs for _, objective in self.objectives.values()))
+        return self.policy.needs.union(*(term.objective.needs for term in self.objectives.values()))
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The names of the batch's fields that the objectives read: "positive", "ranks"."""
+        return frozenset().union(*(term.objective.reads for term in self.objectives.values()))
 
     def check(self, student: Student) -> None:
         """ValueError where the student cannot give what an objective or the policy reads."""
-        wanted = {name: objective.needs for name, (_, objective) in self.objectives.items()}
+        wanted = {name: term.objective.needs for name, term in self.objectives.items()}
         for name, needs in {**wanted, "the target policy": self.policy.needs}.items():
             if missing := sorted(needs - student.gives):
                 raise ValueError(
@@ -50,7 +55,8 @@ class Method:
         """The losses of the rows: sum over objectives of coefficient x weight x loss, and 0 where a row is not valid."""
         signals = roster.student.score(queries, passages, batch, self.needs)
         target = self.policy(batch, roster, signals)
-        named = {name: objective(signals, target, batch) for name, (_, objective) in self.objectives.items()}
+        named = {name: term.objective(signals, target, batch) for name, term in self.objectives.items()}
         weight = target.weight * self.weighter(batch, signals, target, named)
-        total = torch.stack([self.objectives[name][0] * weight * rows for name, rows in named.items()]).sum(0)
+        coefficients = {name: term.coefficient_at(batch.step) for name, term in self.objectives.items()}
+        total = torch.stack([coefficients[name] * weight * rows for name, rows in named.items()]).sum(0)
         return RowLosses(named, torch.where(target.valid, total, 0.0))

@@ -14,15 +14,24 @@ from retort.records import Query
 
 @dataclass(frozen=True)
 class Labelled:
-    """A training query with its labelled candidates, best first: corpus rows, raw teacher scores, known positives."""
+    """A training query with its labelled candidates, best first: corpus rows, raw teacher scores, known positives.
+
+    `ranks`: where they stand in the student's own ranking, from 1, where that is known.
+    """
 
     query: Query
     passages: Int32[np.ndarray, "n"]
     scores: Float32[np.ndarray, "n"]
     positive: Bool[np.ndarray, "n"]
+    ranks: Int32[np.ndarray, "n"] | None = None
 
     def __len__(self) -> int:
         return len(self.passages)
+
+    def take(self, places: Int64[np.ndarray, "k"]) -> "Labelled":
+        """The same query with some of its candidates."""
+        ranks = None if self.ranks is None else self.ranks[places]
+        return Labelled(self.query, self.passages[places], self.scores[places], self.positive[places], ranks)
 
 
 Sampler = Callable[[Labelled, int, np.random.Generator], Int64[np.ndarray, "k"]]
@@ -43,4 +52,29 @@ def spread(labelled: Labelled, count: int, rng: np.random.Generator) -> Int64[np
     return np.concatenate([[0], np.sort(1 + rng.permutation(len(labelled) - 1)[: count - 1])]).astype(np.int64)
 
 
-SAMPLERS: dict[str, Sampler] = {"top": top, "random": random, "spread": spread}
+def positive(labelled: Labelled, count: int, rng: np.random.Generator) -> Int64[np.ndarray, "k"]:
+    """One of the positives, and `count` - 1 negatives, at random (CKL: 5 negatives); without a positive, negatives only."""
+    positives, negatives = np.flatnonzero(labelled.positive), np.flatnonzero(~labelled.positive)
+    one = rng.permutation(positives)[:1]
+    return np.sort(np.concatenate([one, rng.permutation(negatives)[: count - len(one)]]))
+
+
+def stratified(labelled: Labelled, count: int, rng: np.random.Generator) -> Int64[np.ndarray, "k"]:
+    """One candidate out of each of `count` equal shares of the teacher's probability mass, drawn by that mass.
+
+    A candidate that holds several shares is taken once; the places that are left go to others at random.
+    """
+    mass = np.exp(labelled.scores - labelled.scores.max(), dtype=np.float64).cumsum()
+    shares = (np.arange(count) + rng.random(count)) / count
+    drawn = np.unique(np.searchsorted(mass / mass[-1], shares, side="right").clip(max=len(labelled) - 1))
+    others = np.setdiff1d(np.arange(len(labelled)), drawn)
+    return np.sort(np.concatenate([drawn, rng.permutation(others)[: max(0, count - len(drawn))]]))[:count]
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "top": top,
+    "random": random,
+    "spread": spread,
+    "positive": positive,
+    "stratified": stratified,
+}

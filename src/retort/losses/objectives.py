@@ -1,8 +1,8 @@
 """Every loss as an objective: a frozen dataclass whose fields are its settings, called on what the loop passes around.
 
 Temperatures divide the scores of their side before the loss; no loss is multiplied by a squared temperature afterwards. The
-losses themselves are pure functions in listwise.py, pairwise.py, ranking.py and inbatch.py. A target's mask stands in the
-batch. An objective that takes positives reads `batch.positive`.
+losses themselves are pure functions in listwise.py, pairwise.py, ranking.py, inbatch.py and regularisers.py. `needs` names
+the signals that an objective takes from the student, `reads` what it takes from the batch beside the candidates and mask.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,12 @@ from torch import Tensor
 from retort.losses.inbatch import candidate_mass, info_nce
 from retort.losses.listwise import bkl, ckl, cross_entropy, jensen_shannon, kl, list_mle, mse, reverse_kl, shares
 from retort.losses.pairwise import margin_mse, margin_mse_all, max_margin, ranknet
-from retort.losses.ranking import Scheme, approx_ndcg, lambda_loss
-from retort.tensors import Batch, Signals, Target
+from retort.losses.ranking import Scheme, approx_ndcg, cl_drd, drd_labels, lambda_loss
+from retort.losses.regularisers import flops, l1
+from retort.tensors import Batch, Side, Signals, Target
 
 SCORES, INBATCH = frozenset({"scores"}), frozenset({"inbatch"})
+NOTHING, POSITIVES = frozenset[str](), frozenset({"positive"})
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Tempered:
     student_temperature: float = 1.0
     teacher_temperature: float = 1.0
     needs: ClassVar[frozenset[str]] = SCORES
+    reads: ClassVar[frozenset[str]] = NOTHING
 
     def _sides(self, signals: Signals, target: Target) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
         assert signals.scores is not None
@@ -76,6 +79,11 @@ class CKL(Tempered):
         if self.alpha > self.gamma:
             raise ValueError(f"ckl: alpha is {self.alpha}, above gamma {self.gamma}: weights may then grow without bound")
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The names of the batch's fields that it reads."""
+        return POSITIVES | {"ranks"} if self.alpha else POSITIVES
+
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
         return ckl(
@@ -89,6 +97,7 @@ class CKL(Tempered):
 class BKL(Tempered):
     """`listwise.bkl` (the authors' runs: lam 0.02 for ColBERT, 0.01 for SPLADE)."""
 
+    reads: ClassVar[frozenset[str]] = POSITIVES
     lam: float = 0.02
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
@@ -101,6 +110,11 @@ class CrossEntropy(Tempered):
     """`listwise.cross_entropy` with the teacher's probabilities, or with the positives as hard labels."""
 
     labels: Literal["soft", "hard"] = "soft"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The names of the batch's fields that it reads."""
+        return POSITIVES if self.labels == "hard" else NOTHING
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
@@ -139,6 +153,30 @@ class ApproxNDCG(Tempered):
         return approx_ndcg(student, shares(teacher, batch.mask), batch.mask)
 
 
+@dataclass(frozen=True)
+class CLDRD(Tempered):
+    """`ranking.cl_drd` of `ranking.drd_labels`: a curriculum in which more and more of the teacher's order counts.
+
+    The head grows through `heads`, one entry for every `stage_steps` steps; CL-DRD's last stage, 10 of 20, is the default.
+    """
+
+    reads: ClassVar[frozenset[str]] = POSITIVES
+    heads: tuple[int, ...] = (10,)
+    tail: int = 20
+    stage_steps: int = 1
+
+    def __post_init__(self) -> None:
+        if list(self.heads) != sorted(self.heads) or not self.heads or self.heads[-1] > self.tail:
+            raise ValueError(f"cl_drd: heads are {self.heads} and tail {self.tail}: expected heads that grow up to the tail")
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row."""
+        student, teacher = self._sides(signals, target)
+        head = self.heads[min(batch.step // self.stage_steps, len(self.heads) - 1)]
+        labels = drd_labels(teacher, batch.positive, batch.mask, head=head, tail=self.tail)
+        return cl_drd(student, labels, batch.mask)
+
+
 class RankNet(Plain):
     """`pairwise.ranknet` of the teacher's order."""
 
@@ -150,6 +188,11 @@ class MarginMSE(Tempered):
     """`pairwise.margin_mse` of positives against negatives, or of all pairs."""
 
     pairs: Literal["positive", "all"] = "positive"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The names of the batch's fields that it reads."""
+        return POSITIVES if self.pairs == "positive" else NOTHING
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
@@ -171,6 +214,7 @@ class MaxMargin:
 
     margin: float = 0.0
     needs: ClassVar[frozenset[str]] = SCORES
+    reads: ClassVar[frozenset[str]] = NOTHING
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
@@ -184,6 +228,7 @@ class OverBatch:
 
     student_temperature: float = 1.0
     needs: ClassVar[frozenset[str]] = INBATCH
+    reads: ClassVar[frozenset[str]] = NOTHING
 
     def _scores(self, signals: Signals) -> Float[Tensor, "B M"]:
         assert signals.inbatch is not None
@@ -201,6 +246,46 @@ class CandidateMass(OverBatch):
 class InfoNCE(OverBatch):
     """`inbatch.info_nce`; reads the positives, not the teacher."""
 
+    reads: ClassVar[frozenset[str]] = POSITIVES
+
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
         return info_nce(self._scores(signals), batch.candidates, batch.positive, batch.mask)
+
+
+@dataclass(frozen=True)
+class Regulariser:
+    """What regularisers of sparse vectors share: the mean over the texts of one side, which every row of the batch bears."""
+
+    side: Side = "passage"
+    reads: ClassVar[frozenset[str]] = NOTHING
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The names of the student's signals that it reads."""
+        return frozenset({f"{self.side}_emb"})
+
+    def _vectors(self, signals: Signals) -> Float[Tensor, "n V"]:
+        vectors = signals.query_emb if self.side == "query" else signals.passage_emb
+        assert vectors is not None
+        return vectors
+
+
+@dataclass(frozen=True)
+class Flops(Regulariser):
+    """`regularisers.flops` of the queries or of the batch's distinct passages."""
+
+    threshold: int | None = None
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row, the same for all."""
+        return flops(self._vectors(signals), threshold=self.threshold).mean().expand(len(target.weight))
+
+
+@dataclass(frozen=True)
+class L1(Regulariser):
+    """`regularisers.l1` of the queries or of the batch's distinct passages."""
+
+    def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
+        """The loss of each row, the same for all."""
+        return l1(self._vectors(signals)).mean().expand(len(target.weight))

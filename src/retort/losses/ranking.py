@@ -1,4 +1,4 @@
-"""Losses that stand for a ranking measure: LambdaLoss, LambdaRank, ApproxNDCG, as pure functions.
+"""Losses that stand for a ranking measure: LambdaLoss, LambdaRank, ApproxNDCG, CL-DRD, as pure functions.
 
 Axes: B queries, K candidates; one value a row, never reduced over rows. Masks are True where a candidate is real. `gains`
 say what finding a candidate is worth, at least 0: 2^grade - 1 where there are grades, or a teacher's probabilities. Ranks
@@ -63,6 +63,41 @@ def approx_ndcg(
     above = torch.where(pairs(student, mask), (-gaps(student, mask) / temperature).sigmoid(), 0.0)
     ranks, share = 1.0 + above.sum(-1), _share(gains, mask)
     return torch.where(share.sum(-1) > 0, 1.0 - (share / (1.0 + ranks).log2()).sum(-1), 0.0)
+
+
+def cl_drd(
+    student: Float[Tensor, "B K"], labels: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None = None
+) -> Float[Tensor, "B"]:
+    """Sum over pairs with y_i > y_j of |1/r_i - 1/r_j| ln(1 + e^-(S_i - S_j)), r the student's ranks (arXiv 2204.13679).
+
+    `labels` say how good a candidate is; `drd_labels` makes them of a teacher's order. 0 in a row of equal labels.
+
+    >>> cl_drd(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]]))  # half of ln 2
+    tensor([0.3466])
+    """
+    weight = gaps(1.0 / _ranks(student, mask).to(wide(student).dtype), None).abs()
+    ordered = pairs(student, mask) & (gaps(labels, mask) > 0)
+    return torch.where(ordered, weight * softplus(-gaps(student, mask)), 0.0).sum((1, 2))
+
+
+def drd_labels(
+    teacher: Float[Tensor, "B K"],
+    positive: Bool[Tensor, "B K"],
+    mask: Bool[Tensor, "B K"] | None = None,
+    *,
+    head: int,
+    tail: int,
+) -> Float[Tensor, "B K"]:
+    """CL-DRD's labels: 1/rank of positives and of the teacher's first `head`, 0 up to rank `tail`, -1 beyond.
+
+    Ranks are the teacher's, from 1, among the row's candidates; its ties stand in the order of the list.
+
+    >>> drd_labels(torch.tensor([[4.0, 3.0, 2.0, 1.0]]), torch.zeros(1, 4, dtype=torch.bool), head=2, tail=3).tolist()
+    [[1.0, 0.5, 0.0, -1.0]]
+    """
+    ranks = _ranks(teacher, mask)
+    rest = torch.where(ranks > tail, -1.0, 0.0).to(wide(teacher).dtype)
+    return torch.where(positive | (ranks <= head), 1.0 / ranks, rest)
 
 
 def _ranks(student: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None) -> Int64[Tensor, "B K"]:

@@ -1,0 +1,133 @@
+"""How a round's passages are encoded, indexed and searched, for each kind of student: one table of kinds.
+
+Between the pipeline and the families; nothing here depends on how a student came about.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retort.config import Index
+from retort.indexes.dense import DenseIndex
+from retort.indexes.fixed_dimensional import EncodingSettings
+from retort.indexes.inverted import InvertedIndex
+from retort.indexes.multi_vector import MultiVectorIndex
+from retort.indexes.sparse_vectors import SparseParts, write_sparse_part
+from retort.indexes.token_vectors import TokenParts, write_token_part
+from retort.indexes.vectors import VectorParts, half_precision
+from retort.job import Job
+from retort.labelling import MODEL
+from retort.prepared import Prepared
+from retort.records import Passage, Query, Run
+from retort.students.loading import AnyStudent, load_student
+from retort.students.sparse import SparseStudent, collapse
+
+AnyIndex = DenseIndex | InvertedIndex | MultiVectorIndex
+ASKED = 100  # questions of which recall is measured where an index is approximate
+K = 100  # at which it is measured
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the vectors of one kind of student are on disk and in memory, and what searches them."""
+
+    ending: str  # of a part's name
+    write: Callable[[Path, Any], None]
+    open: Callable[[Path], Any]  # the parts of a folder
+    hold: Callable[[Any], Any]  # vectors in memory, as if they were parts
+    build: Callable[[Any, Index, int], AnyIndex]
+    load: Callable[[Path, Any], AnyIndex]
+
+
+def student_of(job: Job, number: int) -> AnyStudent:
+    """The student of a round on the device of the job; of round 0 the untouched one."""
+    settings = job.steps[f"round-{number}/encode"].config.distil.student
+    student = load_student(settings, folder=job.path(number, "distil") / MODEL if number else None)
+    student.module.to(job.accelerator.device)
+    return student
+
+
+def kind_of(job: Job, number: int) -> Kind:
+    """The kind of a round's student."""
+    return KINDS[job.steps[f"round-{number}/encode"].config.distil.student.kind]
+
+
+def passages_of(job: Job, number: int) -> Any:  # noqa: ANN401 (parts of the student's kind)
+    """The encoded corpus of a round, memory-mapped."""
+    return kind_of(job, number).open(job.path(number, "encode") / "parts")
+
+
+def search_student(job: Job, number: int, queries: Sequence[Query], k: int) -> Run:
+    """What the student of a round finds in its own index."""
+    index = kind_of(job, number).load(job.path(number, "index"), passages_of(job, number))
+    found = student_of(job, number).embed(queries, "query", autocast=job.precision)
+    scores, rows = index.search(found, k)  # type: ignore[arg-type]
+    name = f"round-{number}" if number else "untouched"
+    return Run.build(name, [query.id for query in queries], rows, scores)
+
+
+def search_pool(
+    student: AnyStudent, passages: Sequence[Passage], queries: Sequence[Query], k: int, job: Job
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Scores and places in `passages` of the best `k` for each query, by an exact search in memory."""
+    kind = KINDS[student.settings.kind]
+    held = kind.hold(student.embed(passages, "passage", autocast=job.precision))
+    index = kind.build(held, Index(exact_up_to=len(passages)), 0)
+    return index.search(student.embed(queries, "query", autocast=job.precision), k)  # type: ignore[arg-type]
+
+
+def sparse_trouble(student: AnyStudent, prepared: Prepared, job: Job) -> str | None:
+    """What is wrong with the vectors of a sparse student in training: of dev questions, and of some passages."""
+    if not isinstance(student, SparseStudent):
+        return None
+    passages = [prepared.corpus[row] for row in range(min(ASKED, len(prepared.corpus)))]
+    queries = prepared.splits["dev"][:ASKED]
+    for records, side in ((queries, "query"), (passages, "passage")):
+        if trouble := collapse(student.embed(records, side, autocast=job.precision)):
+            return f"the sparse student's vectors of {side} texts have collapsed: {trouble}"
+    return None
+
+
+def lost(job: Job, number: int, index: AnyIndex, queries: Sequence[Query]) -> dict[str, float]:
+    """What an approximate late-interaction index finds of the exact best, measured; nothing for another index."""
+    if not isinstance(index, MultiVectorIndex) or index.exact:
+        return {}
+    asked = student_of(job, number).embed(queries[:ASKED], "query", autocast=job.precision)
+    return {f"recall@{K} of the exact search": index.recall(asked, K)}  # type: ignore[arg-type]
+
+
+def _write_dense(path: Path, vectors: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, half_precision(vectors, path.name))
+
+
+def _dense_index(vectors: VectorParts, settings: Index, seed: int) -> DenseIndex:
+    return DenseIndex.build(
+        vectors, kind=settings.kind, neighbours=settings.hnsw_links, ef_search=settings.hnsw_search,
+        lists=settings.ivf_lists, probes=settings.ivf_probes, seed=seed,
+    )  # fmt: skip
+
+
+def _multi_vector_index(tokens: TokenParts, settings: Index, seed: int) -> MultiVectorIndex:
+    cells = EncodingSettings(
+        repetitions=settings.encoding_repetitions, planes=settings.encoding_planes, projected=settings.encoding_projected
+    )
+    return MultiVectorIndex.build(
+        tokens, exact_up_to=settings.exact_up_to, candidates=settings.candidates, settings=cells,
+        dense=lambda encoded: _dense_index(encoded, settings, seed), seed=seed,
+    )  # fmt: skip
+
+
+KINDS: dict[str, Kind] = {
+    "dense": Kind(".npy", _write_dense, VectorParts.open, VectorParts.of, _dense_index, DenseIndex.load),
+    "sparse": Kind(
+        ".sparse", write_sparse_part, SparseParts.open, SparseParts.of,
+        lambda vectors, settings, seed: InvertedIndex.build(vectors), lambda folder, vectors: InvertedIndex.load(folder),
+    ),
+    "late_interaction": Kind(
+        ".tokens", write_token_part, TokenParts.open, TokenParts.of, _multi_vector_index, MultiVectorIndex.load,
+    ),
+}  # fmt: skip
