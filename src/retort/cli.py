@@ -16,10 +16,13 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from retort import pipeline
+from retort.auditing import audits
 from retort.checks import check_config
 from retort.config import load
+from retort.evaluation.audit import lines
 from retort.job import Bar, Bars
 from retort.plan import Step, plan
+from retort.suite import evaluate_suite
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 BAD_INPUT, FAILED = 2, 1  # exit codes: the user can mend it; something broke
@@ -97,6 +100,32 @@ def search(
     _print_table(("score", "title", "text"), rows, hits, as_json)
 
 
+@app.command()
+def audit(
+    labels: Annotated[Path, typer.Argument(help="the folder of a run, or a file of teacher scores")],
+    corpus: Annotated[str | None, typer.Option(help="of a file: the corpus that it scores")] = None,
+    queries: Annotated[str | None, typer.Option(help="of a file: its questions, with answers where there are any")] = None,
+    other: Annotated[list[str], typer.Option(help="of a file: another file of scores, such as BM25's")] = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Whether a teacher's labels are worth training on, and why; without any relevance grade."""
+    for found in audits(labels, corpus, queries, other):
+        if as_json:
+            typer.echo(json.dumps(found.plain()))
+        else:
+            typer.echo("\n".join(lines(found)))
+
+
+@app.command()
+def suite(
+    folder: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    collections: Annotated[list[Path], typer.Argument(help="folders in BEIR's layout")],
+    measure: Annotated[str, typer.Option(help="what is measured, as ir-measures names it")] = "nDCG@10",
+) -> None:
+    """BM25, the untouched student and the best round on several test collections, in one table with the average."""
+    typer.echo(str(evaluate_suite(folder, collections, measure)))
+
+
 def main() -> None:
     """The entry point: errors of the user's input in one paragraph without a traceback, exit code 2."""
     transformers_logging.set_verbosity_error()
@@ -131,7 +160,7 @@ def _work(
     pipeline.run(
         settings, root, bars=bars_on(console), only=only, force=force,
         started=lambda step, state: console.print(f"{step.name}: {STATES.get(state, state)}"),
-        finished=lambda step, facts: console.print(_warning(step, facts)) if facts.get("dropped") else None,
+        finished=lambda step, facts: [console.print(line) for line in _notices(step, facts)],
     )  # fmt: skip
     if main and "report" in (only or steps):
         _print_results(root, as_json)
@@ -143,10 +172,15 @@ def _wanted(step: Step, chosen: tuple[str, int | None]) -> bool:
     return step.stage == chosen[0] and chosen[1] in (None, step.round)
 
 
-def _warning(step: Step, facts: Mapping[str, Any]) -> str:
-    """One line on the questions that could not be trained on."""
-    dropped = ", ".join(f"{count} {reason}" for reason, count in facts["dropped"].items())
-    return f"{step.name}: warning: {sum(facts['dropped'].values())} train questions were left out: {dropped}"
+def _notices(step: Step, facts: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each thing that a user should know of a finished step."""
+    for what, of in (("train questions", "dropped"), ("candidates", "removed")):
+        if counts := facts.get(of):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+            yield f"{step.name}: warning: {sum(counts.values())} {what} were left out: {reasons}"
+    if facts.get("audit", "train") != "train":
+        yield f"{step.name}: warning: the audit of its labels says: {facts['audit']} (`retort audit {step.path.parents[1]}`)"
+    yield from (f"{step.name}: {name}: {value:.3f}" for name, value in facts.items() if name.startswith("recall@"))
 
 
 def _print_states(steps: Mapping[str, Step], names: list[str], as_json: bool) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from retort.auditing import audit_round
+from retort.evaluation.audit import tables
 from retort.evaluation.charts import Curve
 from retort.evaluation.metrics import PerQuery
 from retort.evaluation.report import AttentionMap, Cost, Example, Examples, Looked, Report, Shown, Table, write_report
@@ -41,7 +43,7 @@ def gather_report(steps: Steps, step: Step, prepared: Prepared) -> int:
         rows=rows,
         comparisons=_comparisons(steps, step, split, deciding, best),
         curves=_curves(steps, rounds),
-        tables=[*_reader_tables(summaries, split), _agreement_table(steps, rounds)],
+        tables=[*_reader_tables(summaries, split), _agreement_table(steps, rounds), *_audit_tables(steps, best, prepared)],
         costs=_costs(steps),
         examples=_examples(steps, step, prepared, split, deciding, best),
         attention=_maps(steps, prepared, best)[: step.config.report.maps],
@@ -108,6 +110,11 @@ def _reader_tables(summaries: Sequence[Mapping[str, Any]], split: str) -> list[T
     rows = [[number, *(summary[split]["reader"]["means"][name] for name in ("EM", "F1"))]
             for number, summary in enumerate(summaries) if "reader" in summary[split]]  # fmt: skip
     return [Table("Reader", ["round", "EM", "F1"], rows, note=f"Greedy answers on the {split} questions.")] if rows else []
+
+
+def _audit_tables(steps: Steps, best: int, prepared: Prepared) -> list[Table]:
+    """What the audit says of the labels that the best round was trained on."""
+    return tables(audit_round(steps, best, prepared))
 
 
 def _agreement_table(steps: Steps, rounds: Sequence[int]) -> Table:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retort import compute
+from retort.auditing import AUDIT, audit_round, refuse
 from retort.checks import check_candidates, check_config, check_grades, check_questions, check_start
 from retort.config import Config, load
 from retort.data import read_candidates, read_corpus, read_qrels, read_queries
@@ -165,6 +166,11 @@ def distil(job: Job, step: Step) -> Facts:
     goes_on = settings.later_rounds == "continue" and step.round > 1
     student = load_student(settings.student, folder=job.path(step.round - 1, "distil") / MODEL if goes_on else None)
     method = Method(objectives=build(settings.objectives))
+    audit = audit_round(job.steps, step.round, prepared)
+    if job.accelerator.is_main_process:
+        write_json(step.path / AUDIT, audit.plain())
+    if settings.audit == "refuse":
+        refuse(audit)
 
     def validate(candidate: Student) -> float:
         if trouble := sparse_trouble(student, prepared, job):
@@ -188,7 +194,7 @@ def distil(job: Job, step: Step) -> Facts:
     if unanswered := len(prepared.splits["train"]) - len(of_split["train"]):
         dropped["no candidate holds an answer"] = unanswered
     return {"items": items, "questions": trained.queries, "best_step": trained.best_step, "dropped": dropped,
-            "removed": dict(trained.removed)}  # fmt: skip
+            "removed": dict(trained.removed), "audit": audit.verdict}  # fmt: skip
 
 
 def encode(job: Job, step: Step) -> Facts:

@@ -60,6 +60,7 @@ class Distil(Section):
     positives: Literal["answers", "qrels"] = "answers"
     negatives: Negatives = Negatives()
     ranks_every: PositiveInt | None = None  # steps between rankings by the current student; None: its search before training
+    audit: Literal["warn", "refuse"] = "warn"  # what follows where the audit of the labels says "do not train"
     batch: PositiveInt = 64
     steps: PositiveInt = 20_000
     optimiser: Optimiser = Optimiser()

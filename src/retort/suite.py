@@ -1,0 +1,62 @@
+"""Several test collections, one table: a run's students and BM25 on folders in BEIR's layout, as BEIR prints its results."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from retort import compute
+from retort.config import Bm25, load
+from retort.data import read_corpus, read_qrels, read_queries
+from retort.evaluation.metrics import evaluate
+from retort.evaluation.suites import SuiteTable, suite_table
+from retort.indexes.bm25 import BM25Index, BM25Settings
+from retort.job import Bars, Job, no_bars
+from retort.labelling import MODEL
+from retort.records import Corpus, Run
+from retort.searching import search_pool
+from retort.store import read_json
+from retort.students.loading import AnyStudent, load_student
+
+DEPTH = 100  # passages of a search, as many as BEIR's deepest usual measure reads
+
+
+def evaluate_suite(root: Path, folders: Sequence[Path], measure: str, *, bars: Bars = no_bars) -> SuiteTable:
+    """`measure` of BM25, of the untouched student and of the best one of the finished run in `root`, on each folder.
+
+    A folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv; its name is the dataset's, with its parent's where that is
+    cqadupstack. Corpora are held and encoded in memory, one after the other. ValueError: no finished run there.
+    """
+    if not (root / "report" / "best.json").is_file():
+        raise ValueError(f"{root} holds no finished run, expected report/best.json: run `retort run` to its end first")
+    config = load(root / "config.json")
+    best = read_json(root / "report" / "best.json")["round"]
+    job = Job({}, compute.accelerator(config.compute), bars)
+    trained = load_student(config.of_round(best).distil.student, folder=root / f"round-{best}" / "distil" / MODEL)
+    students = {"untouched": load_student(config.distil.student), f"round-{best}": trained}
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    with bars("collections", len(folders)) as bar:
+        for folder in folders:
+            for name, found in _measured(folder, students, config.retrieve.bm25, measure, job).items():
+                results.setdefault(name, {})[_dataset(folder)] = found
+            bar()
+    return suite_table(results, measure)
+
+
+def _measured(
+    folder: Path, students: Mapping[str, AnyStudent], bm25: Bm25, measure: str, job: Job
+) -> dict[str, dict[str, float]]:
+    """The measure of each system on one collection."""
+    corpus, qrels = Corpus.from_passages(read_corpus(str(folder))), read_qrels(str(folder), "test")
+    queries = [query for query in read_queries(str(folder)) if query.id in qrels.grades]
+    runs = [BM25Index.build(corpus, settings=BM25Settings(**bm25.model_dump())).search(queries, DEPTH, name="bm25")]
+    for name, student in students.items():
+        student.module.to(job.accelerator.device)
+        scores, rows = search_pool(student, list(corpus), queries, DEPTH, job)
+        runs.append(Run.build(name, [query.id for query in queries], rows, scores))
+    found = [evaluate(run, corpus, queries=queries, measures=[measure], qrels=qrels) for run in runs]
+    return {run.name: one.means() for run, one in zip(runs, found, strict=True)}
+
+
+def _dataset(folder: Path) -> str:
+    """The name of a collection: that of its folder, as a part where the one above is CQADupStack's."""
+    name, above = folder.resolve().name, folder.resolve().parent.name
+    return f"{above}/{name}" if above == "cqadupstack" else name

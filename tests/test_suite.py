@@ -1,0 +1,45 @@
+"""A finished run on other collections: one table, with each system on each of them and the average."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from retort.cli import app
+from retort.suite import evaluate_suite
+from tiny_run import PASSAGES, passage, question
+
+
+def collection(folder, numbers):
+    """A folder in BEIR's layout: all passages, some questions, a grade for each."""
+    (folder / "qrels").mkdir(parents=True)
+    rows = (passage(i) for i in range(PASSAGES))
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": r["id"], **r}) + "\n" for r in rows))
+    asked = [{"_id": f"q{i}", "text": question(i)["question"]} for i in range(max(numbers) + 1)]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    lines = [f"q{i}\tp{i}\t1\n" for i in numbers]
+    (folder / "qrels" / "test.tsv").write_text("".join(["query-id\tcorpus-id\tscore\n", *lines]))
+    return folder
+
+
+def test_each_system_has_a_row_each_collection_a_column_and_parts_count_as_one(finished, tmp_path):
+    folders = [collection(tmp_path / "one", [1, 2, 3]), *(
+        collection(tmp_path / "cqadupstack" / name, [number]) for name, number in (("tex", 4), ("gis", 7))
+    )]  # fmt: skip
+    table = evaluate_suite(finished, folders, "R@5")
+    assert table.datasets == ("one", "cqadupstack")
+    assert list(table.rows)[:2] == ["bm25", "untouched"]
+    assert list(table.rows)[2].startswith("round-")
+    assert table.averages["bm25"] == pytest.approx(sum(table.rows["bm25"]) / 2)
+    assert table.rows["bm25"][0] > 0.6  # words of the question stand in its passage alone
+
+
+def test_the_command_prints_the_table(finished, tmp_path):
+    result = CliRunner().invoke(app, ["suite", str(finished), str(collection(tmp_path / "one", [1])), "--measure", "RR@10"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("| RR@10")
+
+
+def test_a_folder_that_holds_no_finished_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no finished run, expected report/best\.json"):
+        evaluate_suite(tmp_path, [tmp_path], "nDCG@10")
