@@ -160,7 +160,7 @@ def _work(
     pipeline.run(
         settings, root, bars=bars_on(console), only=only, force=force,
         started=lambda step, state: console.print(f"{step.name}: {STATES.get(state, state)}"),
-        finished=lambda step, facts: [console.print(line) for line in _notices(step, facts)],
+        finished=lambda step, facts: console.print("".join(f"{line}\n" for line in _notices(step, facts)), end=""),
     )  # fmt: skip
     if main and "report" in (only or steps):
         _print_results(root, as_json)

@@ -78,8 +78,7 @@ class Corpus:
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, CORPUS_SCHEMA) as writer:
             for batch in _batches(passages):
                 writer.write_batch(batch)
-        written = Corpus.open(path).table
-        _check_ids(written)
+        _check_ids(written := Corpus.open(path).table)
         return written.num_rows
 
     def __len__(self) -> int:
@@ -290,6 +289,7 @@ class Teacher(Protocol):
 
     def score(self, groups: Sequence[Group]) -> list[Float32[np.ndarray, "K"]]:
         """Raw scores, one array for each group, in the order of its passages."""
+        ...
 
 
 class Retriever(Protocol):
@@ -297,3 +297,4 @@ class Retriever(Protocol):
 
     def search(self, queries: Sequence[Query], k: int, *, name: str) -> Run:
         """The best `k` passages of each query as a Run called `name`; fewer where the corpus or the index has fewer."""
+        ...

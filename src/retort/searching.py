@@ -85,9 +85,11 @@ def sparse_trouble(student: AnyStudent, prepared: Prepared, job: Job) -> str | N
         return None
     passages = [prepared.corpus[row] for row in range(min(ASKED, len(prepared.corpus)))]
     queries = prepared.splits["dev"][:ASKED]
-    for records, side in ((queries, "query"), (passages, "passage")):
-        if trouble := collapse(student.embed(records, side, autocast=job.precision)):
-            return f"the sparse student's vectors of {side} texts have collapsed: {trouble}"
+    asked, stored = (student.embed(queries, "query", autocast=job.precision),
+                     student.embed(passages, "passage", autocast=job.precision))  # fmt: skip
+    for what, vectors in (("questions", asked), ("passages", stored)):
+        if trouble := collapse(vectors):
+            return f"the sparse student's vectors of {what} have collapsed: {trouble}"
     return None
 
 

@@ -176,7 +176,7 @@ def gradients(ours, chunk_tokens):
 @pytest.mark.parametrize("name", ["tied", "inference-free"])
 def test_gradients_encoded_in_chunks_are_those_of_the_whole_batch(name, folder):
     ours = student(folder, dropout=0.0, **VARIANTS[name])
-    ours.model.train()
+    ours.model.double().train()  # in float32 two nearly equal tokens may change places as the largest
     whole, chunked = gradients(ours, 1_000_000), gradients(ours, 30)
     for weight, gradient in whole.items():
         torch.testing.assert_close(chunked[weight], gradient, atol=1e-4, rtol=1e-3)

@@ -29,8 +29,8 @@ class Tempered:
 
     student_temperature: float = 1.0
     teacher_temperature: float = 1.0
-    needs: ClassVar[frozenset[str]] = SCORES
-    reads: ClassVar[frozenset[str]] = NOTHING
+    needs = SCORES
+    reads = NOTHING
 
     def _sides(self, signals: Signals, target: Target) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
         assert signals.scores is not None
@@ -97,7 +97,7 @@ class CKL(Tempered):
 class BKL(Tempered):
     """`listwise.bkl` (the authors' runs: lam 0.02 for ColBERT, 0.01 for SPLADE)."""
 
-    reads: ClassVar[frozenset[str]] = POSITIVES
+    reads = POSITIVES
     lam: float = 0.02
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
@@ -160,7 +160,7 @@ class CLDRD(Tempered):
     The head grows through `heads`, one entry for every `stage_steps` steps; CL-DRD's last stage, 10 of 20, is the default.
     """
 
-    reads: ClassVar[frozenset[str]] = POSITIVES
+    reads = POSITIVES
     heads: tuple[int, ...] = (10,)
     tail: int = 20
     stage_steps: int = 1
@@ -213,8 +213,8 @@ class MaxMargin:
     """`pairwise.max_margin` of the raw scores (FiD-KD)."""
 
     margin: float = 0.0
-    needs: ClassVar[frozenset[str]] = SCORES
-    reads: ClassVar[frozenset[str]] = NOTHING
+    needs = SCORES
+    reads = NOTHING
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
@@ -227,8 +227,8 @@ class OverBatch:
     """What objectives over a whole batch share: the student's scores of all its passages, divided by a temperature."""
 
     student_temperature: float = 1.0
-    needs: ClassVar[frozenset[str]] = INBATCH
-    reads: ClassVar[frozenset[str]] = NOTHING
+    needs = INBATCH
+    reads = NOTHING
 
     def _scores(self, signals: Signals) -> Float[Tensor, "B M"]:
         assert signals.inbatch is not None
@@ -246,7 +246,7 @@ class CandidateMass(OverBatch):
 class InfoNCE(OverBatch):
     """`inbatch.info_nce`; reads the positives, not the teacher."""
 
-    reads: ClassVar[frozenset[str]] = POSITIVES
+    reads = POSITIVES
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
@@ -258,7 +258,7 @@ class Regulariser:
     """What regularisers of sparse vectors share: the mean over the texts of one side, which every row of the batch bears."""
 
     side: Side = "passage"
-    reads: ClassVar[frozenset[str]] = NOTHING
+    reads = NOTHING
 
     @property
     def needs(self) -> frozenset[str]:
