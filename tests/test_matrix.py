@@ -67,6 +67,8 @@ def teachers(sources, tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
         "ensemble": [
             cross_encoder,
             scores,
+            {"kind": "bm25"},
+            {"kind": "answers"},
             {"kind": "retriever", "model": str(sources / "student"), "tokens": 40, "weight": 0.5},
         ],
     }

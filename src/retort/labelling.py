@@ -19,6 +19,7 @@ from retort.plan import Step
 from retort.prepared import CANDIDATES
 from retort.records import Run, Teacher
 from retort.store import PARTS, write_parts
+from retort.teachers.answers import AnswersTeacher
 from retort.teachers.cross_encoder import CrossEncoderTeacher
 from retort.teachers.fid.loading import load_reader
 from retort.teachers.fid.teacher import FidTeacher, answer_groups
@@ -120,9 +121,9 @@ def curated(job: Job, step: Step, method: Method, split: str) -> Curation:
 def teacher_names(config: Config) -> str:
     """The teachers of a round, for the model card."""
     fid = f"Fusion-in-Decoder reader from `{config.read.model}`, its cross-attention at the first decoder position"
-    named = {"fid": fid, "cross_encoder": "cross-encoder", "retriever": "retriever", "run": "scores in"}
+    named = {"fid": fid, "bm25": "BM25", "answers": "answer strings", "run": "scores in"}
     sources = [(teacher.kind, teacher.model or teacher.scores) for teacher in config.label.teachers]
-    texts = [named[kind] + (f" `{source}`" if source else "") for kind, source in sources]
+    texts = [named.get(kind, kind.replace("_", "-")) + (f" `{source}`" if source else "") for kind, source in sources]
     return " + ".join(texts) + (f", fused by {config.label.fuse}" if len(texts) > 1 else "")
 
 
@@ -134,6 +135,8 @@ def _scores_of(job: Job, step: Step, settings: TeacherSettings, *, folder: Path,
         if not settings.squashed:
             check_raw(found.run.scores, settings.scores)
         return replace(found.run.top(label.depth), name=name)
+    if settings.kind == "bm25":
+        return as_ranked(Run.read(job.path(0, "retrieve") / "bm25.parquet"), candidates, name)
     teacher = _teacher(job, step, settings)
     cuts = range(0, len(prepared.queries), label.queries_per_part)
     with job.bars("questions labelled", len(prepared.queries)) as bar:
@@ -153,6 +156,8 @@ def _scores_of(job: Job, step: Step, settings: TeacherSettings, *, folder: Path,
 def _teacher(job: Job, step: Step, settings: TeacherSettings) -> Teacher:
     if settings.kind == "fid":
         return reader_of(job, step)
+    if settings.kind == "answers":
+        return AnswersTeacher()
     assert settings.model is not None
     given = {"passage_format": settings.passage_format, "tokens": settings.tokens, "autocast": job.precision}
     if settings.kind == "retriever":
@@ -160,6 +165,19 @@ def _teacher(job: Job, step: Step, settings: TeacherSettings) -> Teacher:
         return RetrieverTeacher(retriever, **given)
     cross_encoder = load_cross_encoder(settings.model, settings.sha256).to(job.accelerator.device)
     return CrossEncoderTeacher(cross_encoder, squashed=settings.squashed, **given)
+
+
+def as_ranked(run: Run, candidates: Run, name: str) -> Run:
+    """The candidates with the scores of a Run; one that it lacks gets the lowest that it gave for the question, or 0."""
+    query_ids, passages, scores = [], [], []
+    for query_id, rows, _ in candidates:
+        found, values = run.of(query_id) if query_id in run else (np.zeros(0, np.int32), np.zeros(0, np.float32))
+        known = dict(zip(found.tolist(), values.tolist(), strict=True))
+        lowest = min(known.values(), default=0.0)
+        query_ids.append(query_id)
+        passages.append(rows)
+        scores.append(np.array([known.get(row, lowest) for row in rows.tolist()], np.float32))
+    return Run.build(name, query_ids, passages, scores)
 
 
 def joined(name: str, runs: Sequence[Run]) -> Run:

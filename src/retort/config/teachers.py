@@ -58,14 +58,15 @@ class Read(Section):
 
 
 class TeacherSettings(Section):
-    """One teacher. fid: the reader that the run trains. The others take a model, or scores, that exist already.
+    """One teacher. fid: the reader that the run trains. The others need no training.
 
+    bm25: the run's own first search. answers: whether a passage holds an answer; worth something beside another teacher.
     cross_encoder: `model` reads question and passage together. retriever: `model` is a sentence-transformers retriever.
     run: `scores` is a file (Run, TREC, ColBERT, FlagEmbedding, sentence-transformers, ...); where it is the only teacher its
     lists are the candidates too.
     """
 
-    kind: Literal["fid", "cross_encoder", "retriever", "run"] = "fid"
+    kind: Literal["fid", "bm25", "answers", "cross_encoder", "retriever", "run"] = "fid"
     model: str | None = None
     sha256: str | None = None
     scores: str | None = None
@@ -81,7 +82,7 @@ class TeacherSettings(Section):
 
     @model_validator(mode="after")
     def _names_its_source(self) -> "TeacherSettings":
-        wanted = {"fid": None, "run": "scores"}.get(self.kind, "model")
+        wanted = {"cross_encoder": "model", "retriever": "model", "run": "scores"}.get(self.kind)
         for name in ("model", "scores"):
             if (getattr(self, name) is None) == (name == wanted):
                 raise ValueError(f"a {self.kind} teacher takes {wanted or 'neither model nor scores'}: look at `{name}`")
