@@ -140,3 +140,21 @@ def test_candidates_need_an_answer_where_labels_do(tmp_path):
     check_candidates(run(a=[0, 2], b=[0, 1], c=[1, 2]), found, required)
     with pytest.raises(ValueError, match=r"none of the 2 train questions has two candidates, one of them with an answer"):
         check_candidates(run(a=[0, 1], b=[0, 1], c=[1, 2]), found, required)
+
+
+@pytest.mark.parametrize(
+    ("distil", "message"),
+    [
+        ({"ranks_every": 5}, "no objective reads ranks"),
+        ({"negatives": {"window": 5}}, "distil.negatives is set, but no objective reads positives"),
+        ({"sample": "positive"}, "distil.sample is 'positive', but no objective reads positives"),
+        ({"objectives": [{"name": "bkl"}], "positives": "qrels"}, "expected prepare.positives"),
+        (
+            {"student": {"kind": "late_interaction", "model": "bert"}, "objectives": [{"name": "kl"}, {"name": "flops"}]},
+            "flops and l1 are of vectors over a vocabulary",
+        ),
+    ],
+)
+def test_settings_that_nothing_would_read_are_refused(sources, distil, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(config(sources, distil=distil))

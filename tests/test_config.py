@@ -244,3 +244,17 @@ def test_laying_changes_over_values_changes_neither():
     before = json.dumps([values, changes])
     assert merged(values, changes) == {"a": {"b": {"e": 2}, "c": [1]}, "d": {"f": 3}}
     assert json.dumps([values, changes]) == before
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ({"kind": "dense", "dimension": 64}, "dimension is a setting of late_interaction students, and kind is 'dense'"),
+        ({"kind": "sparse", "score": "cosine"}, "score is a setting of dense students"),
+        ({"kind": "late_interaction", "inference_free": True}, "inference_free is a setting of sparse students"),
+        ({"kind": "sparse", "inference_free": True, "towers": "separate"}, "no tower to be separate"),
+    ],
+)
+def test_a_setting_of_another_kind_of_student_is_refused(student, message):
+    with pytest.raises(ValueError, match=message):
+        config(distil={"student": student})

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from retort.candidates import as_ranked, cut, with_positives, within
 from retort.config import parse
-from retort.labelling import LABELS, as_ranked, teacher_names
+from retort.labelling import LABELS, teacher_names
 from retort.pipeline import run
+from retort.plan import plan
 from retort.prepared import Prepared
 from retort.records import Run
 from tiny_run import config
@@ -65,3 +67,79 @@ def test_a_card_names_every_teacher(sources):
 def test_a_teacher_takes_what_its_kind_needs_and_nothing_else(teacher, message):
     with pytest.raises(ValueError, match=message):
         parse({"prepare": {"corpus": "c", "queries": {"train": "q"}}, "label": {"teachers": [teacher]}})
+
+
+def test_train_questions_without_a_positive_are_not_searched_and_ungraded_test_questions_can_be_left_out(sources, tmp_path):
+    (tmp_path / "train.qrels").write_text("".join(f"q{i} 0 p{i} 1\n" for i in range(5)))
+    (tmp_path / "test.qrels").write_text("".join(f"q{i} 0 p{i} 1\n" for i in range(26, 30)))
+    changes = {"positives": str(tmp_path / "train.qrels"), "qrels": {"test": str(tmp_path / "test.qrels")}}
+    distil = {"objectives": [{"name": "bkl"}], "positives": "qrels"}
+    chosen = config(sources, rounds=1, prepare={**changes, "ungraded": "drop"}, distil=distil)
+    steps = run(chosen, tmp_path / "run", only=["prepare"])
+    splits = Prepared(steps["prepare"].path).splits
+    assert {split: len(queries) for split, queries in splits.items()} == {"train": 5, "dev": 6, "test": 4}
+    assert steps["prepare"].folder.manifest()["questions without grades left out"] == 19
+    with pytest.raises(ValueError, match="has no grades in the qrels"):
+        run(config(sources, rounds=1, prepare=changes, distil=distil), tmp_path / "other", only=["prepare"])
+
+
+RUN = Run.build("file", ["a", "b"], [[4, 2, 7], [1]], [[9.0, 5.0, 1.0], [3.0]])
+
+
+def test_a_cut_keeps_positives_wherever_they_stand():
+    found = cut(RUN, 1, {"a": np.array([7, 8], np.int32)})
+    assert [values.tolist() for values in found.of("a")] == [[4, 7], [9.0, 1.0]]
+    assert found.of("b")[0].tolist() == [1]
+
+
+def test_positives_that_a_run_lacks_stand_at_its_lowest_score_or_at_0():
+    found = with_positives(RUN, {"a": np.array([2, 8], np.int32), "c": np.array([5], np.int32)})
+    assert [values.tolist() for values in found.of("a")] == [[4, 2, 7, 8], [9.0, 5.0, 1.0, 1.0]]
+    assert [values.tolist() for values in found.of("c")] == [[5], [0.0]]
+
+
+def test_a_file_beside_other_teachers_speaks_of_the_candidates_alone():
+    found = within(RUN, Run.build("c", ["a", "c"], [[7, 4], [1]], [[2.0, 1.0], [1.0]]))
+    assert [values.tolist() for values in found.of("a")] == [[4, 7], [9.0, 1.0]]
+    assert found.of("c")[0].tolist() == []
+
+
+def test_grades_of_train_questions_change_no_label_where_no_objective_asks_for_them(sources, tmp_path):
+    (tmp_path / "train.qrels").write_text("".join(f"q{i} 0 p{(i + 17) % 40} 1\n" for i in range(20)))
+    teachers = {"teachers": [{"kind": "bm25"}], "depth": 3}
+    for name, prepare in (("without", {}), ("with", {"positives": str(tmp_path / "train.qrels")})):
+        chosen = config(sources, rounds=1, prepare=prepare, label=teachers)
+        run(chosen, tmp_path / name, only=[*SEARCHED, "round-1/label"])
+    one, two = (Run.read(tmp_path / name / "round-1" / "label" / LABELS) for name in ("without", "with"))
+    assert np.array_equal(one.passages, two.passages)
+
+
+def test_scores_without_a_dev_question_are_refused_before_another_teacher_works(sources, tmp_path):
+    (tmp_path / "train.trec").write_text("".join(f"q{i} Q0 p{j} 1 {i + j}.5 t\n" for i in range(20) for j in range(40)))
+    teachers = [
+        {"kind": "cross_encoder", "model": str(sources / "student")},
+        {"kind": "run", "scores": str(tmp_path / "train.trec")},
+    ]
+    with pytest.raises(
+        ValueError, match=r"train.trec scores two passages among the candidates of none of the 6 dev questions"
+    ):
+        run(config(sources, rounds=1, label={"teachers": teachers}), tmp_path / "run", only=[*SEARCHED, "round-1/label"])
+
+
+def test_train_grades_of_another_collection_are_refused(sources, tmp_path):
+    (tmp_path / "train.qrels").write_text("other 0 p1 1\n")
+    distil = {"objectives": [{"name": "bkl"}], "positives": "qrels"}
+    chosen = config(sources, rounds=1, prepare={"positives": str(tmp_path / "train.qrels")}, distil=distil)
+    with pytest.raises(ValueError, match="grades none of the 20 train questions"):
+        run(chosen, tmp_path / "run", only=["prepare"])
+
+
+def test_a_reader_that_first_comes_in_a_later_round_starts_anew(sources, tmp_path):
+    chosen = config(
+        sources, read={"later_rounds": "continue"}, label={"teachers": [{"kind": "bm25"}]},
+        overrides={2: {"label": {"teachers": [{"kind": "fid"}]}}},
+    )  # fmt: skip
+    steps = run(chosen, tmp_path)
+    assert "round-1/read" not in steps
+    assert steps["round-2/read"].folder.state() == "done"
+    assert plan(chosen, tmp_path)["prepare"].config == chosen

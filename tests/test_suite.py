@@ -43,3 +43,15 @@ def test_the_command_prints_the_table(finished, tmp_path):
 def test_a_folder_that_holds_no_finished_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no finished run, expected report/best\.json"):
         evaluate_suite(tmp_path, [tmp_path], "nDCG@10")
+
+
+def test_a_passage_with_the_id_of_its_question_is_no_hit(finished, tmp_path):
+    folder = collection(tmp_path / "one", [1])
+    text = (folder / "corpus.jsonl").read_text() + json.dumps({"_id": "q1", "text": question(1)["question"]}) + "\n"
+    (folder / "corpus.jsonl").write_text(text)
+    assert evaluate_suite(finished, [folder], "RR@10").rows["bm25"] == (1.0,)
+
+
+def test_two_collections_of_one_name_are_refused(finished, tmp_path):
+    with pytest.raises(ValueError, match="expected different names"):
+        evaluate_suite(finished, [tmp_path / "a" / "nfcorpus", tmp_path / "b" / "nfcorpus"], "nDCG@10")

@@ -49,9 +49,9 @@ def audit_round(steps: Mapping[str, Step], number: int, prepared: Prepared) -> A
         **{f"teacher {path.stem.partition('-')[2]} alone": path for path in sorted(label.glob("teacher-*.parquet"))},
     }
     others = [replace(_of(Run.read(path), train), name=name) for name, path in files.items()]
-    temperatures = [one.teacher_temperature or 1.0 for one in settings.distil.objectives]
+    temperatures = [one.teacher_temperature for one in settings.distil.objectives if one.teacher_temperature]
     labels = _of(Run.read(label / LABELS), train)
-    return audit_labels(labels, prepared.corpus, queries=queries, others=others, temperature=temperatures[0])
+    return audit_labels(labels, prepared.corpus, queries=queries, others=others, temperature=[*temperatures, 1.0][0])
 
 
 def audit_file(scores: str, corpus: str, queries: str, others: Sequence[str] = ()) -> Audit:

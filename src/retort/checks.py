@@ -9,11 +9,11 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from retort import compute
-from retort.config import Config, Label
+from retort.config import Config, Label, Negatives
 from retort.data import check_source
 from retort.evaluation.measure_names import check_measures
 from retort.evidence import headline, measures_of
-from retort.plan import Step, reads, score_files, sources
+from retort.plan import Step, models_of, reads, score_files, sources, uses_grades
 from retort.prepared import Prepared
 from retort.records import Corpus, Qrels, Query, Run
 from retort.text import AnswerMatcher
@@ -116,13 +116,13 @@ def _check_round(config: Config) -> None:
         if section.model is not None:
             compute.model_path(section.model, section.sha256)
     needed = reads(config)
-    if "positive" in needed and config.distil.positives == "qrels":
-        if config.prepare.positives is None or "dev" not in config.prepare.qrels:
-            raise ValueError(
-                "distil.positives is 'qrels' and an objective reads positives: expected prepare.positives (grades of train "
-                "questions) and prepare.qrels.dev; give both, or set distil.positives to 'answers'"
-            )
-    elif config.distil.sample == "positive" and "positive" not in needed:
+    if uses_grades(config) and (config.prepare.positives is None or "dev" not in config.prepare.qrels):
+        raise ValueError(
+            "distil.positives is 'qrels' and an objective reads positives: expected prepare.positives (grades of train "
+            "questions) and prepare.qrels.dev; give both, or set distil.positives to 'answers'"
+        )
+    _check_unused(config, needed)
+    if config.distil.sample == "positive" and "positive" not in needed:
         raise ValueError(
             "distil.sample is 'positive', but no objective reads positives: expected one such as ckl, or another sample"
         )
@@ -137,6 +137,21 @@ def _check_round(config: Config) -> None:
         check_measures(asked)
 
 
+def _check_unused(config: Config, needed: frozenset[str]) -> None:
+    """Settings of the distil section that nothing would read, which a user surely meant otherwise."""
+    distil = config.distil
+    if distil.student.kind == "late_interaction" and any(one.name in ("flops", "l1") for one in distil.objectives):
+        raise ValueError(
+            "flops and l1 are of vectors over a vocabulary; the student is one of late interaction: leave them out"
+        )
+    if distil.ranks_every is not None and "ranks" not in needed:
+        raise ValueError(
+            "distil.ranks_every is set, but no objective reads ranks: expected ckl with alpha above 0; unset it"
+        )
+    if distil.negatives != Negatives() and "positive" not in needed:
+        raise ValueError("distil.negatives is set, but no objective reads positives: expected one such as ckl; leave it out")
+
+
 def _files(step: Step) -> list[str]:
     """The user's files that a step reads."""
     return {"prepare": sources, "label": score_files}[step.stage](step.config) if step.stage in ("prepare", "label") else []
@@ -147,7 +162,7 @@ def _models(step: Step) -> list[str]:
     if step.stage == "read":
         return [step.config.read.model]
     if step.stage == "label":
-        return [teacher.model for teacher in step.config.label.teachers if teacher.model]
+        return models_of(step.config)
     return [step.config.distil.student.model] if step.stage == "distil" or step.name == "round-0/encode" else []
 
 

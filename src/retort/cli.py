@@ -70,7 +70,7 @@ for _name, _text in {
     "prepare": "Read the corpus, the questions and the grades.",
     "retrieve": "Search with BM25 and the student.",
     "read": "Train the reader.",
-    "label": "Score the candidates by the reader's attention.",
+    "label": "Score the candidates by the teachers.",
     "distil": "Train the student on the labels.",
     "encode": "Encode the corpus.",
     "index": "Build the indexes.",
@@ -174,7 +174,7 @@ def _wanted(step: Step, chosen: tuple[str, int | None]) -> bool:
 
 def _notices(step: Step, facts: Mapping[str, Any]) -> Iterator[str]:
     """A line for each thing that a user should know of a finished step."""
-    for what, of in (("train questions", "dropped"), ("candidates", "removed")):
+    for what, of in (("train questions", "dropped"), ("candidates", "removed"), ("scores", "set aside")):
         if counts := facts.get(of):
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
             yield f"{step.name}: warning: {sum(counts.values())} {what} were left out: {reasons}"

@@ -1,22 +1,19 @@
-"""Who labels a round's candidates, how the labels come about, and what else is known of the candidates.
+"""Who labels a round's candidates, and how the labels come about.
 
 Between the pipeline and the families: makes teachers from their settings, writes each one's scores in parts, fuses them.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from retort.candidates import as_ranked, cut, known_positives, within
 from retort.config import Config, TeacherSettings
 from retort.data import read_scores
-from retort.distil.curation import Curation, answer_bearing, graded
-from retort.distil.method import Method
 from retort.job import Job
 from retort.plan import Step
-from retort.prepared import CANDIDATES
 from retort.records import Run, Teacher
 from retort.store import PARTS, write_parts
 from retort.teachers.answers import AnswersTeacher
@@ -32,45 +29,36 @@ LABELS, MODEL = "labels.parquet", "model"
 MOST_MAPS = 20  # questions whose heat-map is kept; report.maps says how many are shown
 
 
-def to_label(job: Job, step: Step) -> Run:
-    """The candidates that a round's teachers score: the first of the round before, and all known positives in training."""
-    found = Run.read(job.path(step.round - 1, "retrieve") / CANDIDATES).top(step.config.label.depth)
-    qrels, corpus = job.prepared.qrels("train"), job.prepared.corpus
-    if qrels is None:
-        return found
-    lists = {query: (rows, scores) for query, rows, scores in found}
-    for query, judged in qrels.grades.items():
-        rows, scores = lists.get(query, (np.zeros(0, np.int32), np.zeros(0, np.float32)))
-        positives = corpus.rows([passage for passage, grade in judged.items() if grade > 0])
-        new = np.setdiff1d(positives, rows)
-        behind = np.full(len(new), scores.min(initial=0.0), np.float32)  # where a search did not find them
-        lists[query] = np.concatenate([rows, new]), np.concatenate([scores, behind])
-    asked = [query.id for query in job.prepared.queries if query.id in lists]
-    return Run.build(found.name, asked, [lists[query][0] for query in asked], [lists[query][1] for query in asked])
+@dataclass(frozen=True)
+class Labels:
+    """What the teachers of a round say: the labels, each teacher's raw scores, and what was set aside, by reason."""
+
+    fused: Run
+    raw: Sequence[Run]
+    aside: Mapping[str, int]
 
 
-def labelled(job: Job, step: Step, name: str, candidates: Run) -> list[Run]:
-    """Each teacher's raw scores, in the order of the settings; written in parts, which processes share.
+def labelled(job: Job, step: Step, name: str, candidates: Run) -> Labels:
+    """The labels of a round; teachers' scores are written in parts, which processes share. The main process has them whole.
 
-    The main process alone gets them whole.
+    Files of scores are read before any model works. One teacher's scores are the labels; several are fused over the
+    candidates that each of them has scored. Where an entropy is asked for, each question is brought to it.
     """
-    return [
-        _scores_of(job, step, teacher, folder=step.path / PARTS / str(number), name=name, candidates=candidates)
-        for number, teacher in enumerate(step.config.label.teachers)
-    ]
-
-
-def fused(step: Step, name: str, runs: Sequence[Run]) -> tuple[Run, dict[str, int]]:
-    """The teachers' scores as one Run, and how many pairs of each teacher another one has not scored.
-
-    One teacher's are as they are. Where an entropy is asked for, each question is brought to it.
-    """
-    settings, left_out = step.config.label, {}
+    settings, aside = step.config.label, Counter[str]()
+    raw: dict[int, Run] = {}
+    for number, teacher in sorted(enumerate(settings.teachers), key=lambda one: one[1].scores is None):
+        if teacher.scores is not None:
+            raw[number] = _file_scores(job, step, teacher, candidates, aside)
+        else:
+            folder = step.path if number == 0 else step.path / PARTS / str(number)
+            raw[number] = _scores(job, step, teacher, folder, name, candidates)
+    runs = [replace(raw[number], name=name) for number in range(len(raw))]
     whole = runs[0]
-    if len(runs) > 1:
+    if len(runs) > 1 and job.accelerator.is_main_process:
         whole = fuse(runs, weights=[teacher.weight for teacher in settings.teachers], how=settings.fuse, name=name)
-        left_out = {f"scored by teacher {number} alone": count for number, count in enumerate(unshared(runs)) if count}
-    return whole if settings.entropy is None else calibrated(whole, settings.entropy), left_out
+        left_out = {f"not scored by all, of teacher {number}": count for number, count in enumerate(unshared(runs)) if count}
+        aside.update(left_out)
+    return Labels(whole if settings.entropy is None else calibrated(whole, settings.entropy), runs, aside)
 
 
 def reader_of(job: Job, step: Step) -> FidTeacher:
@@ -99,25 +87,6 @@ def looked_at(job: Job, step: Step, labels: Run) -> dict[str, list[Any]]:
     return {group.query.id: teacher.looked_at(group) for group in shown if group.passages}
 
 
-def curated(job: Job, step: Step, method: Method, split: str) -> Curation:
-    """What the objectives need to know of the candidates of a split, and which train candidates may be negatives."""
-    settings, before = step.config.distil, job.path(step.round - 1, "retrieve")
-    mark = ranking = None
-    if "positive" in method.reads:
-        qrels = job.prepared.qrels(split) if settings.positives == "qrels" else None
-        mark = answer_bearing(job.prepared.corpus) if qrels is None else graded(qrels, job.prepared.corpus)
-    if "ranks" in method.reads:
-        ranking = Run.read(before / "student.parquet")
-    if split != "train" or mark is None:
-        return Curation(mark=mark, ranking=ranking)
-    negatives = settings.negatives
-    folder = job.path(0, "retrieve") if negatives.system == "bm25" else before
-    shortlist = Run.read(folder / f"{negatives.system}.parquet") if negatives.window else None
-    return Curation(
-        mark=mark, ranking=ranking, shortlist=shortlist, window=negatives.window, teacher_margin=negatives.teacher_margin
-    )
-
-
 def teacher_names(config: Config) -> str:
     """The teachers of a round, for the model card."""
     fid = f"Fusion-in-Decoder reader from `{config.read.model}`, its cross-attention at the first decoder position"
@@ -127,14 +96,31 @@ def teacher_names(config: Config) -> str:
     return " + ".join(texts) + (f", fused by {config.label.fuse}" if len(texts) > 1 else "")
 
 
-def _scores_of(job: Job, step: Step, settings: TeacherSettings, *, folder: Path, name: str, candidates: Run) -> Run:
-    """One teacher's scores of the candidates of all questions; of a file, its own lists."""
+def _file_scores(job: Job, step: Step, settings: TeacherSettings, candidates: Run, aside: Counter[str]) -> Run:
+    """The scores in a file: its own lists where it is the only teacher, else those of the candidates.
+
+    `aside` counts what is not used. ValueError where no train or no dev question has two scored passages.
+    """
+    assert settings.scores is not None
     prepared, label = job.prepared, step.config.label
-    if settings.scores is not None:
-        found = read_scores(settings.scores, prepared.queries, prepared.corpus)
-        if not settings.squashed:
-            check_raw(found.run.scores, settings.scores)
-        return replace(found.run.top(label.depth), name=name)
+    found = read_scores(settings.scores, prepared.queries, prepared.corpus)
+    if not settings.squashed:
+        check_raw(found.run.scores, settings.scores)
+    alone = len(label.teachers) == 1
+    run = cut(found.run, label.depth, known_positives(job, step)) if alone else within(found.run, candidates)
+    for split in ("train", "dev"):
+        if not any(query.id in run and len(run.of(query.id)[0]) > 1 for query in prepared.splits[split]):
+            raise ValueError(
+                f"{settings.scores} scores two passages{'' if alone else ' among the candidates'} of none of the "
+                f"{len(prepared.splits[split])} {split} questions, expected that of some: give a file that scores them"
+            )
+    aside.update({reason: one.count for reason, one in found.aside.items()})
+    return run
+
+
+def _scores(job: Job, step: Step, settings: TeacherSettings, folder: Path, name: str, candidates: Run) -> Run:
+    """One teacher's scores of the candidates of all questions, whole in the main process."""
+    prepared, label = job.prepared, step.config.label
     if settings.kind == "bm25":
         return as_ranked(Run.read(job.path(0, "retrieve") / "bm25.parquet"), candidates, name)
     teacher = _teacher(job, step, settings)
@@ -165,19 +151,6 @@ def _teacher(job: Job, step: Step, settings: TeacherSettings) -> Teacher:
         return RetrieverTeacher(retriever, **given)
     cross_encoder = load_cross_encoder(settings.model, settings.sha256).to(job.accelerator.device)
     return CrossEncoderTeacher(cross_encoder, squashed=settings.squashed, **given)
-
-
-def as_ranked(run: Run, candidates: Run, name: str) -> Run:
-    """The candidates with the scores of a Run; one that it lacks gets the lowest that it gave for the question, or 0."""
-    query_ids, passages, scores = [], [], []
-    for query_id, rows, _ in candidates:
-        found, values = run.of(query_id) if query_id in run else (np.zeros(0, np.int32), np.zeros(0, np.float32))
-        known = dict(zip(found.tolist(), values.tolist(), strict=True))
-        lowest = min(known.values(), default=0.0)
-        query_ids.append(query_id)
-        passages.append(rows)
-        scores.append(np.array([known.get(row, lowest) for row in rows.tolist()], np.float32))
-    return Run.build(name, query_ids, passages, scores)
 
 
 def joined(name: str, runs: Sequence[Run]) -> Run:

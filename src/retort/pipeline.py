@@ -12,6 +12,7 @@ from typing import Any
 
 from retort import compute
 from retort.auditing import AUDIT, audit_round, refuse
+from retort.candidates import curated, to_label
 from retort.checks import check_candidates, check_config, check_grades, check_questions, check_start
 from retort.config import Config, load
 from retort.data import read_candidates, read_corpus, read_qrels, read_queries
@@ -23,9 +24,9 @@ from retort.gathering import gather_report
 from retort.indexes.bm25 import BM25Index, BM25Settings
 from retort.indexes.union import union
 from retort.job import Bar, Bars, Job, by_step, no_bars
-from retort.labelling import LABELS, MODEL, curated, fused, labelled, looked_at, reader_answers, teacher_names, to_label
+from retort.labelling import LABELS, MODEL, labelled, looked_at, reader_answers, teacher_names
 from retort.losses import build
-from retort.plan import Step, needs_answers, plan
+from retort.plan import Step, needs_answers, only_graded, plan
 from retort.prepared import CANDIDATES, CORPUS, Prepared, distinct, limited, write_prepared
 from retort.records import Corpus, Passage, Query, Run
 from retort.searching import kind_of, lost, passages_of, search_student, sparse_trouble, student_of
@@ -100,14 +101,19 @@ def _perform(job: Job, step: Step, again: bool) -> Facts:
 def prepare(job: Job, step: Step) -> Facts:
     """The corpus, the questions and the grades, read once from the user's formats and checked."""
     settings = step.config.prepare
-    splits: dict[str, list[Query]] = {}
-    for split, source in settings.queries.items():
-        found = read_queries(source, split, require_answers=split != "test" and needs_answers(step.config))
-        splits[split] = limited(found, settings.limit.get(split))
-    with job.bars("corpus", None) as bar, write_atomic(step.path / CORPUS) as path:
-        count = Corpus.write(path, _counted(read_corpus(settings.corpus), bar))
     graded: dict[str, str] = {**settings.qrels, **({"train": settings.positives} if settings.positives else {})}
     qrels = {split: read_qrels(source, split) for split, source in graded.items()}
+    splits: dict[str, list[Query]] = {}
+    ungraded = 0
+    for split, source in settings.queries.items():
+        found = read_queries(source, split, require_answers=split != "test" and needs_answers(step.config))
+        kept = [query for query in found if split not in only_graded(step.config) or query.id in qrels[split].grades]
+        ungraded += len(found) - len(kept)
+        if not kept:
+            raise ValueError(f"{graded[split]} grades none of the {len(found)} {split} questions: expected grades of some")
+        splits[split] = limited(kept, settings.limit.get(split))
+    with job.bars("corpus", None) as bar, write_atomic(step.path / CORPUS) as path:
+        count = Corpus.write(path, _counted(read_corpus(settings.corpus), bar))
     write_prepared(step.path, *distinct(splits, qrels))
     prepared = Prepared(step.path)
     check_grades(zip(graded.values(), qrels.values(), strict=True), prepared.corpus)
@@ -117,7 +123,8 @@ def prepare(job: Job, step: Step) -> Facts:
         if step.config.retrieve.first == ["file"]:
             check_candidates(found, prepared, step.config.label)
         found.write(step.path / CANDIDATES)
-    return {"items": count, **{f"{split} questions": len(queries) for split, queries in splits.items()}}
+    asked = {f"{split} questions": len(queries) for split, queries in splits.items()}
+    return {"items": count, **asked, "questions without grades left out": ungraded}
 
 
 def read(job: Job, step: Step) -> Facts:
@@ -128,8 +135,8 @@ def read(job: Job, step: Step) -> Facts:
     depth = max(20, *(phase.passages for phase in settings.phases), settings.evaluate_passages or 1)
     splits = job.prepared.splits
     data = ReaderData(*(job.prepared.groups(candidates, splits[split], depth) for split in ("train", "dev")))
-    goes_on = settings.later_rounds == "continue" and step.round > 1
-    reader = load_reader(job.path(before, "read") / MODEL, dropout=settings.dropout) if goes_on else make_reader(settings)
+    earlier = [job.steps[name].path for name in step.inputs if name.endswith("/read")]  # where it goes on
+    reader = load_reader(earlier[0] / MODEL, dropout=settings.dropout) if earlier else make_reader(settings)
     tracking = compute.tracked(job.accelerator, f"round-{step.round}-read", settings.model_dump())
     with tracking, job.bars("reader steps", sum(phase.steps for phase in settings.phases)) as bar:
         best = train_reader(
@@ -143,18 +150,18 @@ def label(job: Job, step: Step) -> Facts:
     """The teachers' raw scores of the candidates of all splits as a Run; of a reader its answers, and where it looked."""
     settings, name = step.config.label, f"teacher-{step.round}"
     candidates = to_label(job, step)
-    runs = labelled(job, step, name, candidates)
+    check_candidates(candidates, job.prepared, settings)
+    labels = labelled(job, step, name, candidates)
     asked = reader_answers(job, step, candidates) if settings.reads else {}
-    left_out: Facts = {}
     if job.accelerator.is_main_process:
-        labels, left_out = fused(step, name, runs)
-        labels.write(step.path / LABELS)
-        for number, run in enumerate(runs if len(runs) > 1 else []):
-            run.write(step.path / f"teacher-{number}.parquet")
+        labels.fused.write(step.path / LABELS)
+        if len(labels.raw) > 1 or settings.entropy is not None:
+            for number, run in enumerate(labels.raw):
+                run.write(step.path / f"teacher-{number}.parquet")
         if settings.reads:
             write_json(step.path / ANSWERS, asked)
-            write_json(step.path / MAPS, looked_at(job, step, labels))
-    return {"items": len(candidates.passages), "teacher": name, **left_out}
+            write_json(step.path / MAPS, looked_at(job, step, labels.fused))
+    return {"items": len(candidates.passages), "teacher": name, "set aside": dict(labels.aside)}
 
 
 def distil(job: Job, step: Step) -> Facts:
@@ -166,6 +173,7 @@ def distil(job: Job, step: Step) -> Facts:
     goes_on = settings.later_rounds == "continue" and step.round > 1
     student = load_student(settings.student, folder=job.path(step.round - 1, "distil") / MODEL if goes_on else None)
     method = Method(objectives=build(settings.objectives))
+    curation, of_dev = curated(job, step, "train"), curated(job, step, "dev")
     audit = audit_round(job.steps, step.round, prepared)
     if job.accelerator.is_main_process:
         write_json(step.path / AUDIT, audit.plain())
@@ -179,20 +187,20 @@ def distil(job: Job, step: Step) -> Facts:
             return answers_found(student, of_split["dev"], prepared, settings.selection, job)
         return label_agreement(
             candidate, of_split["dev"], prepared.corpus, prepared.splits["dev"], method=method,
-            chunk_tokens=settings.chunk_tokens, accelerator=job.accelerator, curation=curated(job, step, method, "dev"),
+            chunk_tokens=settings.chunk_tokens, accelerator=job.accelerator, curation=of_dev,
         )  # fmt: skip
 
     with job.bars("student steps", settings.steps) as bar:
         trained = train(
             student, of_split["train"], prepared.corpus, prepared.splits["train"], settings, method=method,
             seed=step.config.seed, folder=step.path, accelerator=job.accelerator, validate=validate,
-            curation=curated(job, step, method, "train"), progress=by_step(bar),
+            curation=curation, progress=by_step(bar),
         )  # fmt: skip
     if job.accelerator.is_main_process:
         write_model_card(step.path / MODEL, _card(step, trained, len(prepared.corpus)))
     items, dropped = trained.steps * settings.batch * settings.candidates, dict(trained.dropped)
-    if unanswered := len(prepared.splits["train"]) - len(of_split["train"]):
-        dropped["no candidate holds an answer"] = unanswered
+    if missing := len(prepared.splits["train"]) - len(of_split["train"]):
+        dropped["no candidate holds an answer" if step.config.label.require_answer else "not labelled"] = missing
     return {"items": items, "questions": trained.queries, "best_step": trained.best_step, "dropped": dropped,
             "removed": dict(trained.removed), "audit": audit.verdict}  # fmt: skip
 
@@ -288,7 +296,8 @@ def search_run(root: Path, question: str, k: int) -> list[dict[str, Any]]:
     if not (root / "prepare" / MANIFEST).is_file():
         raise ValueError(f"{root} holds no run, expected config.json and prepare/ there: give the folder of `retort run`")
     config = load(root / "config.json")
-    steps = plan(config, root, known={"prepare": read_json(root / "prepare" / MANIFEST)["key"]})
+    known = {str(file.parent.relative_to(root)): read_json(file)["key"] for file in root.rglob(MANIFEST)}
+    steps = plan(config, root, known=known)
     best = steps["report"].folder.manifest()["best_round"]
     job = Job(steps, compute.accelerator(config.compute))
     _, rows, scores = next(iter(search_student(job, best, [Query("question", question)], k)))
@@ -320,14 +329,14 @@ def _tidy(step: Step) -> None:
 
 def _card(step: Step, trained: Trained, passages: int) -> CardFacts:
     """What the student's model card states; cost as counted work, seconds are in cost.json."""
-    distil = step.config.distil
+    distil, agreement = step.config.distil, "agreement with the teacher (minus the loss)"
     return CardFacts(
         student=distil.student,
         round=step.round,
         teacher=teacher_names(step.config),
         objectives=", ".join(f"{term.coefficient:g} x {term.objective}" for term in build(distil.objectives).values()),
         data={"corpus": step.config.prepare.corpus, "passages": passages, "labelled questions": trained.queries},
-        metrics={"dev agreement with the teacher (minus the loss)": trained.best_value or 0.0},
+        metrics={f"dev {agreement if distil.selection == 'labels' else distil.selection}": trained.best_value or 0.0},
         cost={"steps": trained.steps, "kept step": trained.best_step, "questions a step": distil.batch,
               "candidates a question": distil.candidates},
     )  # fmt: skip

@@ -49,7 +49,7 @@ def plan(config: Config, root: Path, *, known: Mapping[str, str] | None = None) 
     steps: dict[str, Step] = {}
 
     def add(stage: str, number: int, inputs: Sequence[str]) -> str:
-        settings = config.of_round(number)
+        settings = config if stage == "prepare" else config.of_round(number)  # prepare looks at all rounds
         name = stage if stage in ("prepare", "report") else f"round-{number}/{stage}"
         keys = [steps[before].folder.key for before in inputs]
         key = (known or {}).get(name) or key_of(_section(settings, stage, number), keys, VERSIONS[stage])
@@ -93,11 +93,28 @@ def needs_answers(config: Config) -> bool:
     rounds = [config.of_round(number) for number in range(1, config.rounds + 1)]
     return any(
         settings.label.reads
+        or any(teacher.kind == "answers" for teacher in settings.label.teachers)
         or settings.label.require_answer
         or settings.distil.selection != "labels"
         or (settings.distil.positives == "answers" and "positive" in reads(settings))
         for settings in rounds
     )
+
+
+def uses_grades(config: Config) -> bool:
+    """Whether a round trains on grades: an objective reads positives, and the user said that grades are what they are."""
+    return config.distil.positives == "qrels" and "positive" in reads(config)
+
+
+def only_graded(config: Config) -> set[str]:
+    """The splits of which questions without grades are left out: those that could not be trained on, or measured."""
+    train = any(uses_grades(config.of_round(number)) for number in range(1, config.rounds + 1))
+    return ({"train"} if train else set()) | ({*config.prepare.qrels} if config.prepare.ungraded == "drop" else set())
+
+
+def models_of(config: Config) -> list[str]:
+    """The models that label without being trained by the run."""
+    return [teacher.model for teacher in config.label.teachers if teacher.model]
 
 
 def score_files(config: Config) -> list[str]:
@@ -110,13 +127,15 @@ def _section(config: Config, stage: str, number: int) -> dict[str, Any]:
     whole = config.model_dump(mode="json")
     section = {stage: whole[stage], "round": number}
     if stage == "prepare":
-        section["answered"] = needs_answers(config)
+        section["questions"] = [needs_answers(config), sorted(only_graded(config))]
         section["sources"] = {source: fingerprint(source) for source in sources(config)}
     if stage in ("read", "distil", "index", "evaluate"):
         section["seed"] = config.seed
     if stage == "label":
         section["prompts"] = whole["read"]["prompts"]
         section["label"] = {**whole["label"], "require_answer": None}  # only distil asks
+        section["positives"] = uses_grades(config)
+        section["models"] = {name: fingerprint(name) for name in models_of(config)}
         section["scores"] = {file: fingerprint(file) for file in score_files(config)}
     if stage == "distil":
         section["require_answer"] = config.label.require_answer

@@ -1,7 +1,10 @@
 """Several test collections, one table: a run's students and BM25 on folders in BEIR's layout, as BEIR prints its results."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from retort import compute
 from retort.config import Bm25, load
@@ -16,7 +19,7 @@ from retort.searching import search_pool
 from retort.store import read_json
 from retort.students.loading import AnyStudent, load_student
 
-DEPTH = 100  # passages of a search, as many as BEIR's deepest usual measure reads
+DEPTH = 100  # passages of a search at least, as many as BEIR's usual measures read
 
 
 def evaluate_suite(root: Path, folders: Sequence[Path], measure: str, *, bars: Bars = no_bars) -> SuiteTable:
@@ -25,6 +28,9 @@ def evaluate_suite(root: Path, folders: Sequence[Path], measure: str, *, bars: B
     A folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv; its name is the dataset's, with its parent's where that is
     cqadupstack. Corpora are held and encoded in memory, one after the other. ValueError: no finished run there.
     """
+    names = [_dataset(folder) for folder in folders]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the collections are called {names}, expected different names: rename a folder")
     if not (root / "report" / "best.json").is_file():
         raise ValueError(f"{root} holds no finished run, expected report/best.json: run `retort run` to its end first")
     config = load(root / "config.json")
@@ -47,13 +53,22 @@ def _measured(
     """The measure of each system on one collection."""
     corpus, qrels = Corpus.from_passages(read_corpus(str(folder))), read_qrels(str(folder), "test")
     queries = [query for query in read_queries(str(folder)) if query.id in qrels.grades]
-    runs = [BM25Index.build(corpus, settings=BM25Settings(**bm25.model_dump())).search(queries, DEPTH, name="bm25")]
+    depth = 1 + max(DEPTH, *map(int, re.findall(r"@(\d+)$", measure)))
+    runs = [BM25Index.build(corpus, settings=BM25Settings(**bm25.model_dump())).search(queries, depth, name="bm25")]
     for name, student in students.items():
         student.module.to(job.accelerator.device)
-        scores, rows = search_pool(student, list(corpus), queries, DEPTH, job)
+        scores, rows = search_pool(student, list(corpus), queries, depth, job)
         runs.append(Run.build(name, [query.id for query in queries], rows, scores))
+    runs = [_without_itself(run, corpus) for run in runs]
     found = [evaluate(run, corpus, queries=queries, measures=[measure], qrels=qrels) for run in runs]
     return {run.name: one.means() for run, one in zip(runs, found, strict=True)}
+
+
+def _without_itself(run: Run, corpus: Corpus) -> Run:
+    """The Run without passages that have the id of their question: in some collections questions are passages (BEIR)."""
+    lists = [(query, rows, scores, np.array(corpus.ids(rows)) != query) for query, rows, scores in run]
+    passages, scores = [rows[other] for _, rows, _, other in lists], [scores[other] for *_, scores, other in lists]
+    return Run.build(run.name, run.query_ids, passages, scores)
 
 
 def _dataset(folder: Path) -> str:

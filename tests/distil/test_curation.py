@@ -2,7 +2,18 @@ import numpy as np
 import pytest
 
 from retort.distil.batches import examples, make_batch
-from retort.distil.curation import ABOVE, CONSTANT, FEW, NO_NEGATIVE, NO_POSITIVE, OUTSIDE, Curation, answer_bearing, graded
+from retort.distil.curation import (
+    ABOVE,
+    CONSTANT,
+    FEW,
+    NO_NEGATIVE,
+    NO_POSITIVE,
+    OUTSIDE,
+    Curation,
+    answer_bearing,
+    graded,
+    positive_rows,
+)
 from retort.distil.sampling import Labelled
 from retort.records import Corpus, Passage, Qrels, Query, Run
 
@@ -23,7 +34,9 @@ def test_answers_mark_passages_by_their_text_and_not_by_their_title():
 
 
 def test_grades_above_zero_mark_passages():
-    mark = graded(Qrels({"q": {"p2": 1, "p0": 0}, "other": {"p1": 2}}), CORPUS)
+    rows = positive_rows(Qrels({"q": {"p2": 1, "p0": 0}, "none": {"p3": 0}, "other": {"p1": 2, "p0": 1}}), CORPUS)
+    assert {query: found.tolist() for query, found in rows.items()} == {"q": [2], "none": [], "other": [1, 0]}
+    mark = graded(rows)
     assert mark(QUERY, np.array([2, 0, 1], np.int32)).tolist() == [True, False, False]
     assert mark(Query("unknown", "x"), np.array([2], np.int32)).tolist() == [False]
 

@@ -24,6 +24,11 @@ def positives(loss, **settings):
     return called
 
 
+def drd(student, teacher, mask=None):
+    labels = ranking.drd_labels(teacher, torch.zeros_like(teacher, dtype=torch.bool), mask, head=3, tail=4)
+    return ranking.cl_drd(student, labels, mask)
+
+
 LOSSES = {
     "kl": listwise.kl,
     "reverse_kl": listwise.reverse_kl,
@@ -37,6 +42,7 @@ LOSSES = {
     "margin_mse_all": pairwise.margin_mse_all,
     "lambda_rank": shares(ranking.lambda_loss, scheme="lambda_rank"),
     "ndcg_loss2pp": shares(ranking.lambda_loss),
+    "cl_drd": drd,
     "approx_ndcg": shares(ranking.approx_ndcg, temperature=0.7),
 }
 every = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

@@ -23,8 +23,16 @@ def test_settings_that_are_not_given_stay_at_the_objectives_own_defaults():
 
 
 def test_a_regulariser_may_stand_once_for_each_side():
-    chosen = build([ObjectiveSettings(name="flops", side=side, warmup_steps=9) for side in ("query", "passage")])
-    assert chosen == {f"flops_{side}": Term(Flops(side), 1.0, 9) for side in ("query", "passage")}
+    sides = [ObjectiveSettings(name="flops", side=side, warmup_steps=9) for side in ("query", "passage")]
+    chosen = build([ObjectiveSettings(), *sides])
+    assert {name: chosen[name] for name in ("flops_query", "flops_passage")} == {
+        f"flops_{side}": Term(Flops(side), 1.0, 9) for side in ("query", "passage")
+    }
+
+
+def test_warm_ups_of_all_objectives_are_refused_since_every_model_would_look_alike_on_dev():
+    with pytest.raises(ValueError, match="so that the first step has no loss"):
+        build([ObjectiveSettings(warmup_steps=5)])
 
 
 def test_a_setting_that_the_objective_does_not_have_is_refused():

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from retort.losses import inbatch, listwise, objectives, pairwise, ranking
+from retort.losses import inbatch, listwise, objectives, pairwise, ranking, regularisers
 from retort.tensors import Batch, Signals, Target
 
 RNG = torch.Generator().manual_seed(0)
@@ -15,7 +15,8 @@ MASK = torch.arange(4)[None] < torch.tensor([[4], [3], [2]])
 POSITIVE = torch.tensor([[True, False, False, False], [False, True, False, False], [True, False, False, False]])
 RANKS = torch.tensor([[2, 1, 3, 4], [9, 2, 1, 4], [5, 1, 2, 3]])
 CANDIDATES = torch.tensor([[0, 1, 2, 3], [3, 4, 5, 0], [7, 8, 0, 0]])
-BATCH = Batch((), (), CANDIDATES, MASK, POSITIVE, ranks=RANKS)
+QUERIES, PASSAGES = torch.rand(3, 5, generator=RNG), torch.rand(9, 5, generator=RNG)
+BATCH = Batch((), (), CANDIDATES, MASK, POSITIVE, ranks=RANKS, step=17)
 SHARES = listwise.shares(TEACHER / 0.5, MASK)
 SIDES = {"student_temperature": 2.0, "teacher_temperature": 0.5}
 S, T = STUDENT / 2.0, TEACHER / 0.5
@@ -39,6 +40,12 @@ CASES = [
         ranking.lambda_loss(S, SHARES, MASK, scheme="lambda_rank"),
     ),
     (objectives.ApproxNDCG(**SIDES), ranking.approx_ndcg(S, SHARES, MASK)),
+    (
+        objectives.CLDRD(**SIDES, heads=(1, 2), tail=3, stage_steps=10),  # the batch's step is 17: the second stage
+        ranking.cl_drd(S, ranking.drd_labels(T, POSITIVE, MASK, head=2, tail=3), MASK),
+    ),
+    (objectives.Flops(side="query", threshold=1), regularisers.flops(QUERIES, threshold=1).mean().expand(3)),
+    (objectives.L1(), regularisers.l1(PASSAGES).mean().expand(3)),
     (objectives.RankNet(**SIDES), pairwise.ranknet(S, T, MASK)),
     (objectives.MarginMSE(**SIDES), pairwise.margin_mse(S, T, POSITIVE, MASK)),
     (objectives.MarginMSE(**SIDES, pairs="all"), pairwise.margin_mse_all(S, T, MASK)),
@@ -52,7 +59,7 @@ CASES = [
 @pytest.mark.parametrize(("objective", "expected"), CASES, ids=[str(objective) for objective, _ in CASES])
 def test_an_objective_is_its_loss_on_what_the_batch_holds(objective, expected):
     target = Target(scores=TEACHER, weight=torch.ones(3), valid=torch.ones(3, dtype=torch.bool))
-    given = {"scores": STUDENT, "inbatch": INBATCH}
+    given = {"scores": STUDENT, "inbatch": INBATCH, "query_emb": QUERIES, "passage_emb": PASSAGES}
     signals = Signals(**{name: given[name] for name in objective.needs})  # no more than it says it needs
     found = objective(signals, target, BATCH)
     assert found.shape == (3,)
@@ -74,3 +81,20 @@ def test_a_rank_bias_in_a_batch_without_ranks_is_refused():
     target = Target(scores=TEACHER, weight=torch.ones(3), valid=torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="no ranks were given"):
         objectives.CKL(alpha=1.0)(Signals(scores=STUDENT), target, batch)
+
+
+def test_what_an_objective_reads_of_the_batch_follows_its_settings():
+    reads = {
+        objectives.KL(): set(), objectives.CKL(): {"positive"}, objectives.CKL(alpha=1.0): {"positive", "ranks"},
+        objectives.BKL(): {"positive"}, objectives.CrossEntropy(): set(),
+        objectives.CrossEntropy(labels="hard"): {"positive"},
+        objectives.MarginMSE(): {"positive"}, objectives.MarginMSE(pairs="all"): set(), objectives.InfoNCE(): {"positive"},
+        objectives.CandidateMass(): set(), objectives.CLDRD(): {"positive"}, objectives.Flops(): set(),
+    }  # fmt: skip
+    assert {objective: set(objective.reads) for objective in reads} == reads
+
+
+@pytest.mark.parametrize(("heads", "tail"), [((), 20), ((10, 5), 20), ((5, 30), 20)])
+def test_heads_that_do_not_grow_up_to_the_tail_are_refused(heads, tail):
+    with pytest.raises(ValueError, match="expected heads that grow up to the tail"):
+        objectives.CLDRD(heads=heads, tail=tail)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from retort.losses.ranking import approx_ndcg, lambda_loss
+from retort.losses.ranking import approx_ndcg, cl_drd, drd_labels, lambda_loss
 
 
 def slow_lambda_loss(scores, gains, scheme, mu):
@@ -52,3 +52,18 @@ def test_approx_ndcg_nears_one_minus_ndcg_as_the_temperature_falls():
     gaps = [abs(float(approx_ndcg(student, gains, temperature=t)) - exact) for t in (1.0, 0.1, 0.01)]
     assert gaps[0] > gaps[1] > gaps[2]
     assert gaps[2] < 1e-9
+
+
+def test_cl_drd_weighs_each_ordered_pair_by_the_students_reciprocal_ranks():
+    student, labels = torch.tensor([[0.5, 2.0, -1.0]]).double(), torch.tensor([[1.0, 0.0, -1.0]]).double()
+    cost = {(i, j): math.log(1 + math.exp(float(student[0, j] - student[0, i]))) for i, j in ((0, 1), (0, 2), (1, 2))}
+    expected = (1 - 1 / 2) * cost[0, 1] + (1 / 2 - 1 / 3) * cost[0, 2] + (1 - 1 / 3) * cost[1, 2]  # ranks 2, 1, 3
+    torch.testing.assert_close(cl_drd(student, labels), torch.tensor([expected], dtype=torch.float64))
+
+
+def test_drd_labels_are_reciprocal_ranks_of_the_head_and_of_positives_then_zero_then_minus_one():
+    teacher = torch.tensor([[1.0, 5.0, 4.0, 3.0, 2.0, 9.0]])
+    mask = torch.tensor([[True, True, True, True, True, False]])
+    positive = torch.tensor([[True, False, False, False, False, False]])
+    found = drd_labels(teacher, positive, mask, head=1, tail=3)
+    torch.testing.assert_close(found[mask], torch.tensor([1 / 5, 1.0, 0.0, 0.0, -1.0]))

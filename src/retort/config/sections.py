@@ -23,6 +23,8 @@ class Prepare(Section):
     queries: dict[Split, str]
     qrels: dict[Literal["dev", "test"], str] = {}
     positives: str | None = None  # grades of train questions, for those who have them; read where distil.positives is qrels
+    # dev and test questions without grades, beside others that have some: drop leaves them out (TREC DL judges 43 of 200)
+    ungraded: Literal["refuse", "drop"] = "refuse"
     candidates: str | None = None  # a run or FiD file that stands for round 0's search
     limit: dict[Split, PositiveInt] = {}  # questions kept of a split, chosen by a hash of their id
 

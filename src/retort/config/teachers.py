@@ -90,7 +90,7 @@ class TeacherSettings(Section):
 
 
 class Label(Section):
-    """The teachers' pass over the candidates of the train and dev questions. Several teachers' scores are fused."""
+    """The teachers' pass over the candidates of all questions. Several teachers' scores are fused."""
 
     teachers: list[TeacherSettings] = Field(default=[TeacherSettings()], min_length=1)
     # of fid: G, the mean of scores before the softmax; or copy, the log of the share of attention (for readers that copy)
@@ -100,7 +100,7 @@ class Label(Section):
     depth: PositiveInt = 100
     queries_per_part: PositiveInt = 256
     batch: PositiveInt = 8  # questions of one forward pass
-    require_answer: bool = False  # label only questions of which a candidate holds an answer
+    require_answer: bool = False  # train only on questions of which a candidate holds an answer
 
     @property
     def reads(self) -> bool:

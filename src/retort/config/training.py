@@ -69,6 +69,6 @@ class Distil(Section):
     checkpoint_every: PositiveInt = 500
     patience: PositiveInt | None = None  # evaluations without a better dev value before training stops
     # what the best step is chosen by, on the dev questions: agreement with their labels, or has_answer@k in a search over
-    # all their candidates together; never grades
+    # all their candidates together; no grades, but those that say what a positive is
     selection: str = Field(default="labels", pattern=r"^(labels|has_answer@[1-9]\d*)$")
     later_rounds: Literal["restart", "continue"] = "restart"

@@ -17,7 +17,9 @@ from retort.distil.sampling import Labelled
 from retort.records import Corpus, Query, Run
 from retort.tensors import Batch, Encoded, Student
 
-QUERIES_AT_ONCE = 16  # bounds the candidates whose vectors are held together; the value does not depend on it
+# bounds the candidates whose vectors are held together; only losses over the whole batch (info_nce, candidate_mass) depend
+# on it, and on how many processes share the queries
+QUERIES_AT_ONCE = 16
 
 
 def label_agreement(

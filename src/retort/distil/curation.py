@@ -5,7 +5,7 @@ before training; what is left out is counted. Not here: which candidates a step 
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from retort.distil.sampling import Labelled
 from retort.records import Corpus, Qrels, Query, Run
 from retort.text import AnswerMatcher
 
+Positives = Mapping[str, Int32[np.ndarray, "P"]]  # corpus rows by query
 Mark = Callable[[Query, Int32[np.ndarray, "n"]], Bool[np.ndarray, "n"]]
 
 FEW, CONSTANT = "fewer than 2 labelled candidates", "all labels equal"
@@ -32,12 +33,17 @@ def answer_bearing(corpus: Corpus) -> Mark:
     return mark
 
 
-def graded(qrels: Qrels, corpus: Corpus) -> Mark:
-    """Marks the candidates with a grade above 0. ValueError where a graded passage is not in the corpus."""
+def positive_rows(qrels: Qrels, corpus: Corpus) -> Positives:
+    """The corpus rows of the passages with a grade above 0, by query. ValueError where one is not in the corpus."""
     positive = {query: [p for p, grade in judged.items() if grade > 0] for query, judged in qrels.grades.items()}
-    rows = {query: corpus.rows(ids) for query, ids in positive.items() if ids}
+    rows = corpus.rows([passage for ids in positive.values() for passage in ids])  # one call: each looks at all ids
+    return dict(zip(positive, np.split(rows, np.cumsum([len(ids) for ids in positive.values()])[:-1]), strict=True))
+
+
+def graded(positives: Positives) -> Mark:
+    """Marks the candidates that are among the positives of their query."""
     none = np.zeros(0, np.int32)
-    return lambda query, candidates: np.isin(candidates, rows.get(query.id, none))
+    return lambda query, candidates: np.isin(candidates, positives.get(query.id, none))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ class Renewal:
 
     def _write(self, path: Path, student: Student, data: Examples, corpus: Corpus, since: int) -> None:
         """The ranks of all queries, new for those that come; what an earlier refresh left is removed."""
-        steps = range(since, since + self.every)
+        steps = range(since, min(since + self.every, self.settings.steps))
         coming = [batch_rows(len(data), self.settings.batch, step, self.seed) for step in steps]
         rows = np.unique(np.concatenate(coming)).tolist()
         lists = [data.kept[row] for row in rows]

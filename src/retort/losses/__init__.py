@@ -30,7 +30,9 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 
 
 def build(settings: Sequence[ObjectiveSettings]) -> dict[str, Term]:
-    """The terms of a loss by name ("flops_query" where a side is set). ValueError: a name twice, or an unknown setting.
+    """The terms of a loss by name ("flops_query" where a side is set).
+
+    ValueError: a name twice, a setting that the objective does not have, all objectives with a warm-up.
 
     >>> from retort.config import ObjectiveSettings
     >>> build([ObjectiveSettings(name="kl", teacher_temperature=0.5)])["kl"].objective
@@ -42,6 +44,11 @@ def build(settings: Sequence[ObjectiveSettings]) -> dict[str, Term]:
         if name in chosen:
             raise ValueError(f"objective {name!r} is listed twice: list it once, with the sum of the coefficients")
         chosen[name] = Term(_objective(section), section.coefficient, section.warmup_steps or 0)
+    if all(term.warmup_steps for term in chosen.values()):
+        raise ValueError(
+            f"every objective of {list(chosen)} has warmup_steps, so that the first step has no loss: leave them out of "
+            "one, for which the learning rate's own warm-up is enough"
+        )
     return chosen
 
 

@@ -1,0 +1,92 @@
+"""Which candidates a round labels, and what is known of them beside the labels: positives, ranks, allowed negatives.
+
+Between the pipeline and the families; who labels them is in labelling.py.
+"""
+
+import numpy as np
+
+from retort.distil.curation import Curation, Positives, answer_bearing, graded, positive_rows
+from retort.job import Job
+from retort.plan import Step, reads, uses_grades
+from retort.prepared import CANDIDATES
+from retort.records import Run
+
+NONE = np.zeros(0, np.int32)
+
+
+def to_label(job: Job, step: Step) -> Run:
+    """The candidates that a round's teachers score: the first of the round before, and all known positives in training."""
+    found = Run.read(job.path(step.round - 1, "retrieve") / CANDIDATES).top(step.config.label.depth)
+    return with_positives(found, known_positives(job, step))
+
+
+def known_positives(job: Job, step: Step) -> Positives:
+    """The graded passages of train questions; none unless the round asks for grades."""
+    qrels = job.prepared.qrels("train") if uses_grades(step.config) else None
+    return {} if qrels is None else positive_rows(qrels, job.prepared.corpus)
+
+
+def with_positives(run: Run, positives: Positives) -> Run:
+    """The Run with the positives that it lacks behind its last passage, at its lowest score (0 where it has none)."""
+    if not positives:
+        return run
+    lists = {query: (rows, scores) for query, rows, scores in run}
+    for query, wanted in positives.items():
+        rows, scores = lists.get(query, (NONE, np.zeros(0, np.float32)))
+        new = np.setdiff1d(wanted, rows)
+        lists[query] = np.concatenate([rows, new]), np.append(scores, np.full(len(new), scores.min(initial=np.inf)))
+    finite = [(rows, np.where(np.isfinite(scores), scores, 0.0)) for rows, scores in lists.values()]
+    return Run.build(run.name, list(lists), [rows for rows, _ in finite], [scores for _, scores in finite])
+
+
+def cut(run: Run, depth: int, positives: Positives) -> Run:
+    """The first `depth` passages of each question, and its positives wherever they stand."""
+    kept = [
+        (query, (np.arange(len(rows)) < depth) | np.isin(rows, positives.get(query, NONE)), rows, scores)
+        for query, rows, scores in run
+    ]
+    ids, passages = [query for query, *_ in kept], [rows[keep] for _, keep, rows, _ in kept]
+    return Run.build(run.name, ids, passages, [scores[keep] for _, keep, _, scores in kept])
+
+
+def within(run: Run, candidates: Run) -> Run:
+    """What a Run says of the candidates; a question that it lacks has an empty list."""
+    ids, passages, values = [], [], []
+    for query, rows, _ in candidates:
+        found, scores = run.of(query) if query in run else (NONE, np.zeros(0, np.float32))
+        keep = np.isin(found, rows)
+        ids.append(query)
+        passages.append(found[keep])
+        values.append(scores[keep])
+    return Run.build(run.name, ids, passages, values)
+
+
+def as_ranked(run: Run, candidates: Run, name: str) -> Run:
+    """The candidates with the scores of a Run; one that it lacks gets the lowest that it gave for the question, or 0."""
+    ids, passages, values = [], [], []
+    for query, rows, _ in candidates:
+        found, scores = run.of(query) if query in run else (NONE, np.zeros(0, np.float32))
+        known = dict(zip(found.tolist(), scores.tolist(), strict=True))
+        lowest = min(known.values(), default=0.0)
+        ids.append(query)
+        passages.append(rows)
+        values.append(np.array([known.get(row, lowest) for row in rows.tolist()], np.float32))
+    return Run.build(name, ids, passages, values)
+
+
+def curated(job: Job, step: Step, split: str) -> Curation:
+    """What the objectives need to know of the candidates of a split, and which train candidates may be negatives."""
+    settings, before, needed = step.config.distil, job.path(step.round - 1, "retrieve"), reads(step.config)
+    mark = ranking = shortlist = None
+    if "positive" in needed:
+        qrels = job.prepared.qrels(split) if uses_grades(step.config) else None
+        corpus = job.prepared.corpus
+        mark = answer_bearing(corpus) if qrels is None else graded(positive_rows(qrels, corpus))
+    if "ranks" in needed and settings.ranks_every is None:
+        ranking = Run.read(before / "student.parquet")
+    negatives = settings.negatives
+    if split == "train" and mark is not None and negatives.window:
+        folder = job.path(0, "retrieve") if negatives.system == "bm25" else before
+        shortlist = Run.read(folder / f"{negatives.system}.parquet")
+    margin = negatives.teacher_margin if split == "train" else None
+    return Curation(mark=mark, ranking=ranking, shortlist=shortlist, window=negatives.window, teacher_margin=margin)
