@@ -109,7 +109,7 @@ def prepare(job: Job, step: Step) -> Facts:
         found = read_queries(source, split, require_answers=split != "test" and needs_answers(step.config))
         kept = [query for query in found if split not in only_graded(step.config) or query.id in qrels[split].grades]
         ungraded += len(found) - len(kept)
-        if not kept:
+        if found and not kept:
             raise ValueError(f"{graded[split]} grades none of the {len(found)} {split} questions: expected grades of some")
         splits[split] = limited(kept, settings.limit.get(split))
     with job.bars("corpus", None) as bar, write_atomic(step.path / CORPUS) as path:
@@ -150,7 +150,8 @@ def label(job: Job, step: Step) -> Facts:
     """The teachers' raw scores of the candidates of all splits as a Run; of a reader its answers, and where it looked."""
     settings, name = step.config.label, f"teacher-{step.round}"
     candidates = to_label(job, step)
-    check_candidates(candidates, job.prepared, settings)
+    if any(teacher.scores is None for teacher in settings.teachers):
+        check_candidates(candidates, job.prepared, settings)
     labels = labelled(job, step, name, candidates)
     asked = reader_answers(job, step, candidates) if settings.reads else {}
     if job.accelerator.is_main_process:
