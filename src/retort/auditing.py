@@ -12,7 +12,7 @@ from retort.data import read_corpus, read_queries, read_scores
 from retort.evaluation.audit import Audit, audit_labels
 from retort.labelling import LABELS
 from retort.plan import Step, plan
-from retort.prepared import Prepared
+from retort.prepared import Prepared, asked_of
 from retort.records import Corpus, Run
 
 AUDIT = "audit.json"
@@ -42,15 +42,14 @@ def audit_round(steps: Mapping[str, Step], number: int, prepared: Prepared) -> A
     """The audit of a round's labels of the train questions, beside BM25, the student's last search, each teacher alone."""
     label, settings = steps[f"round-{number}/label"].path, steps[f"round-{number}/label"].config
     queries = prepared.splits["train"]
-    train = [query.id for query in queries]
     files = {
         "bm25": steps["round-0/retrieve"].path / "bm25.parquet",
         "student before": steps[f"round-{number - 1}/retrieve"].path / "student.parquet",
         **{f"teacher {path.stem.partition('-')[2]} alone": path for path in sorted(label.glob("teacher-*.parquet"))},
     }
-    others = [replace(_of(Run.read(path), train), name=name) for name, path in files.items()]
+    others = [replace(asked_of(Run.read(path), queries), name=name) for name, path in files.items()]
     temperatures = [one.teacher_temperature for one in settings.distil.objectives if one.teacher_temperature]
-    labels = _of(Run.read(label / LABELS), train)
+    labels = asked_of(Run.read(label / LABELS), queries)
     return audit_labels(labels, prepared.corpus, queries=queries, others=others, temperature=[*temperatures, 1.0][0])
 
 
@@ -70,8 +69,3 @@ def refuse(found: Audit) -> None:
             f"the audit of {found.name} says: {found.verdict}, because {reasons}. Mend the teacher, or set distil.audit to "
             "'warn' to train all the same"
         )
-
-
-def _of(run: Run, query_ids: Sequence[str]) -> Run:
-    """What a Run holds of these questions."""
-    return run.select([query_id for query_id in query_ids if query_id in run])

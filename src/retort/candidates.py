@@ -4,6 +4,7 @@ Between the pipeline and the families; who labels them is in labelling.py.
 """
 
 import numpy as np
+from jaxtyping import Float32, Int32
 
 from retort.distil.curation import Curation, Positives, answer_bearing, graded, positive_rows
 from retort.job import Job
@@ -53,7 +54,7 @@ def within(run: Run, candidates: Run) -> Run:
     """What a Run says of the candidates; a question that it lacks has an empty list."""
     ids, passages, values = [], [], []
     for query, rows, _ in candidates:
-        found, scores = run.of(query) if query in run else (NONE, np.zeros(0, np.float32))
+        found, scores = _list(run, query)
         keep = np.isin(found, rows)
         ids.append(query)
         passages.append(found[keep])
@@ -65,13 +66,18 @@ def as_ranked(run: Run, candidates: Run, name: str) -> Run:
     """The candidates with the scores of a Run; one that it lacks gets the lowest that it gave for the question, or 0."""
     ids, passages, values = [], [], []
     for query, rows, _ in candidates:
-        found, scores = run.of(query) if query in run else (NONE, np.zeros(0, np.float32))
+        found, scores = _list(run, query)
         known = dict(zip(found.tolist(), scores.tolist(), strict=True))
         lowest = min(known.values(), default=0.0)
         ids.append(query)
         passages.append(rows)
         values.append(np.array([known.get(row, lowest) for row in rows.tolist()], np.float32))
     return Run.build(name, ids, passages, values)
+
+
+def _list(run: Run, query: str) -> tuple[Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
+    """The passages and scores of a question, none where the Run lacks it."""
+    return run.of(query) if query in run else (NONE, np.zeros(0, np.float32))
 
 
 def curated(job: Job, step: Step, split: str) -> Curation:

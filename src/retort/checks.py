@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from retort import compute
-from retort.config import Config, Label, Negatives
+from retort.config import Config, Distil, Label, Negatives
 from retort.data import check_source
 from retort.evaluation.measure_names import check_measures
 from retort.evidence import headline, measures_of
@@ -115,17 +115,12 @@ def _check_round(config: Config) -> None:
     for section in models:
         if section.model is not None:
             compute.model_path(section.model, section.sha256)
-    needed = reads(config)
     if uses_grades(config) and (config.prepare.positives is None or "dev" not in config.prepare.qrels):
         raise ValueError(
             "distil.positives is 'qrels' and an objective reads positives: expected prepare.positives (grades of train "
             "questions) and prepare.qrels.dev; give both, or set distil.positives to 'answers'"
         )
-    _check_unused(config, needed)
-    if config.distil.sample == "positive" and "positive" not in needed:
-        raise ValueError(
-            "distil.sample is 'positive', but no objective reads positives: expected one such as ckl, or another sample"
-        )
+    _check_unused(config.distil, reads(config))
     depth = min(config.distil.candidates, config.label.depth, config.retrieve.depth)
     if depth < 2:
         raise ValueError(
@@ -137,9 +132,8 @@ def _check_round(config: Config) -> None:
         check_measures(asked)
 
 
-def _check_unused(config: Config, needed: frozenset[str]) -> None:
+def _check_unused(distil: Distil, needed: frozenset[str]) -> None:
     """Settings of the distil section that nothing would read, which a user surely meant otherwise."""
-    distil = config.distil
     if distil.student.kind == "late_interaction" and any(one.name in ("flops", "l1") for one in distil.objectives):
         raise ValueError(
             "flops and l1 are of vectors over a vocabulary; the student is one of late interaction: leave them out"
@@ -150,11 +144,17 @@ def _check_unused(config: Config, needed: frozenset[str]) -> None:
         )
     if distil.negatives != Negatives() and "positive" not in needed:
         raise ValueError("distil.negatives is set, but no objective reads positives: expected one such as ckl; leave it out")
+    if distil.sample == "positive" and "positive" not in needed:
+        raise ValueError(
+            "distil.sample is 'positive', but no objective reads positives: expected one such as ckl, or another sample"
+        )
 
 
 def _files(step: Step) -> list[str]:
     """The user's files that a step reads."""
-    return {"prepare": sources, "label": score_files}[step.stage](step.config) if step.stage in ("prepare", "label") else []
+    if step.stage == "prepare":
+        return sources(step.config)
+    return score_files(step.config) if step.stage == "label" else []
 
 
 def _models(step: Step) -> list[str]:

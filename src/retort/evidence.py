@@ -17,7 +17,7 @@ from retort.evaluation.metrics import PerQuery, answer_scores, evaluate
 from retort.evaluation.significance import bootstrap_interval
 from retort.job import Job
 from retort.plan import Step
-from retort.prepared import Prepared
+from retort.prepared import Prepared, asked_of
 from retort.records import Run
 from retort.searching import search_pool
 from retort.store import read_json, write_json
@@ -61,7 +61,7 @@ def answers_found(student: AnyStudent, labels: Run, prepared: Prepared, measure:
     The candidates of all questions stand for the corpus, so that a student can be judged in training without encoding it.
     """
     queries = [query for query in prepared.splits["dev"] if query.answers]
-    pool = np.unique(labels.select([query.id for query in queries if query.id in labels]).passages)
+    pool = np.unique(asked_of(labels, queries).passages)
     passages = [prepared.corpus[row] for row in pool.tolist()]
     scores, places = search_pool(student, passages, queries, int(measure.partition("@")[2]), job)
     run = Run.build("dev", [query.id for query in queries], [pool[found] for found in places], scores)

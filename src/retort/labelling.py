@@ -18,7 +18,7 @@ from retort.records import Run, Teacher
 from retort.store import PARTS, write_parts
 from retort.teachers.answers import AnswersTeacher
 from retort.teachers.cross_encoder import CrossEncoderTeacher
-from retort.teachers.fid.loading import load_reader
+from retort.teachers.fid.model import Reader
 from retort.teachers.fid.teacher import FidTeacher, answer_groups
 from retort.teachers.fused import calibrated, fuse, unshared
 from retort.teachers.loading import load_cross_encoder, load_retriever
@@ -38,20 +38,24 @@ class Labels:
     aside: Mapping[str, int]
 
 
-def labelled(job: Job, step: Step, name: str, candidates: Run) -> Labels:
-    """The labels of a round; teachers' scores are written in parts, which processes share. The main process has them whole.
+def labelled(job: Job, step: Step, name: str, candidates: Run, reader: Reader | None) -> Labels:
+    """The labels of a round; `reader` is its own, where it has one. The main process alone has them whole.
 
-    Files of scores are read before any model works. One teacher's scores are the labels; several are fused over the
-    candidates that each of them has scored. Where an entropy is asked for, each question is brought to it.
+    Scores are written in parts, which processes share; files of scores are read before any model works. One teacher's
+    scores are the labels; several are fused over the candidates that each of them has scored. Where an entropy is asked
+    for, each question is brought to it.
     """
     settings, aside = step.config.label, Counter[str]()
     raw: dict[int, Run] = {}
     for number, teacher in sorted(enumerate(settings.teachers), key=lambda one: one[1].scores is None):
         if teacher.scores is not None:
             raw[number] = _file_scores(job, step, teacher, candidates, aside)
+        elif teacher.kind == "bm25":
+            raw[number] = as_ranked(Run.read(job.path(0, "retrieve") / "bm25.parquet"), candidates, name)
         else:
             folder = step.path if number == 0 else step.path / PARTS / str(number)
-            raw[number] = _scores(job, step, teacher, folder, name, candidates)
+            judge = fid_teacher(job, step, reader) if reader and teacher.kind == "fid" else _teacher(job, teacher)
+            raw[number] = _scores(job, step, judge, folder, name, candidates)
     runs = [replace(raw[number], name=name) for number in range(len(raw))]
     whole = runs[0]
     if len(runs) > 1 and job.accelerator.is_main_process:
@@ -61,29 +65,26 @@ def labelled(job: Job, step: Step, name: str, candidates: Run) -> Labels:
     return Labels(whole if settings.entropy is None else calibrated(whole, settings.entropy), runs, aside)
 
 
-def reader_of(job: Job, step: Step) -> FidTeacher:
+def fid_teacher(job: Job, step: Step, reader: Reader) -> FidTeacher:
     """The round's own reader as a teacher."""
-    settings = step.config.label
-    reader = load_reader(job.path(step.round, "read") / MODEL)
-    prompts = step.config.read.prompts
+    settings, prompts = step.config.label, step.config.read.prompts
     return FidTeacher(reader, prompts, batch=settings.batch, accelerator=job.accelerator, signal=settings.signal)
 
 
-def reader_answers(job: Job, step: Step, candidates: Run) -> dict[str, str]:
+def reader_answers(job: Job, step: Step, candidates: Run, reader: Reader) -> dict[str, str]:
     """The reader's answers to the dev and test questions that have answers, by question."""
     read, prepared = step.config.read, job.prepared
     measured = [query for split in ("dev", "test") for query in prepared.splits.get(split, []) if query.answers]
     asked = prepared.groups(candidates, measured, read.evaluate_passages or read.phases[-1].passages)
-    reader = load_reader(job.path(step.round, "read") / MODEL)
     found = answer_groups(reader, asked, read.prompts, batch=step.config.label.batch, accelerator=job.accelerator)
     return dict(sorted(found.items()))
 
 
-def looked_at(job: Job, step: Step, labels: Run) -> dict[str, list[Any]]:
+def looked_at(job: Job, step: Step, labels: Run, reader: Reader) -> dict[str, list[Any]]:
     """Where the reader looked in the first passages of some test questions, or of dev questions where there are none."""
     splits = job.prepared.splits
     shown = job.prepared.groups(labels, (splits.get("test") or splits["dev"])[:MOST_MAPS], depth=6)
-    teacher = reader_of(job, step)
+    teacher = fid_teacher(job, step, reader)
     return {group.query.id: teacher.looked_at(group) for group in shown if group.passages}
 
 
@@ -118,12 +119,9 @@ def _file_scores(job: Job, step: Step, settings: TeacherSettings, candidates: Ru
     return run
 
 
-def _scores(job: Job, step: Step, settings: TeacherSettings, folder: Path, name: str, candidates: Run) -> Run:
+def _scores(job: Job, step: Step, teacher: Teacher, folder: Path, name: str, candidates: Run) -> Run:
     """One teacher's scores of the candidates of all questions, whole in the main process."""
     prepared, label = job.prepared, step.config.label
-    if settings.kind == "bm25":
-        return as_ranked(Run.read(job.path(0, "retrieve") / "bm25.parquet"), candidates, name)
-    teacher = _teacher(job, step, settings)
     cuts = range(0, len(prepared.queries), label.queries_per_part)
     with job.bars("questions labelled", len(prepared.queries)) as bar:
 
@@ -139,9 +137,8 @@ def _scores(job: Job, step: Step, settings: TeacherSettings, folder: Path, name:
     return joined(name, [Run.read(path) for path in parts]) if job.accelerator.is_main_process else candidates
 
 
-def _teacher(job: Job, step: Step, settings: TeacherSettings) -> Teacher:
-    if settings.kind == "fid":
-        return reader_of(job, step)
+def _teacher(job: Job, settings: TeacherSettings) -> Teacher:
+    """A teacher that the run does not train."""
     if settings.kind == "answers":
         return AnswersTeacher()
     assert settings.model is not None

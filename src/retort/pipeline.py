@@ -27,7 +27,7 @@ from retort.job import Bar, Bars, Job, by_step, no_bars
 from retort.labelling import LABELS, MODEL, labelled, looked_at, reader_answers, teacher_names
 from retort.losses import build
 from retort.plan import Step, needs_answers, only_graded, plan
-from retort.prepared import CANDIDATES, CORPUS, Prepared, distinct, limited, write_prepared
+from retort.prepared import CANDIDATES, CORPUS, Prepared, asked_of, distinct, limited, write_prepared
 from retort.records import Corpus, Passage, Query, Run
 from retort.searching import kind_of, lost, passages_of, search_student, sparse_trouble, student_of
 from retort.store import MANIFEST, PARTS, disk_watched, locked, read_json, remove, write_atomic, write_json, write_parts
@@ -104,10 +104,10 @@ def prepare(job: Job, step: Step) -> Facts:
     graded: dict[str, str] = {**settings.qrels, **({"train": settings.positives} if settings.positives else {})}
     qrels = {split: read_qrels(source, split) for split, source in graded.items()}
     splits: dict[str, list[Query]] = {}
-    ungraded = 0
+    ungraded, strict = 0, only_graded(step.config)
     for split, source in settings.queries.items():
         found = read_queries(source, split, require_answers=split != "test" and needs_answers(step.config))
-        kept = [query for query in found if split not in only_graded(step.config) or query.id in qrels[split].grades]
+        kept = [query for query in found if split not in strict or query.id in qrels[split].grades]
         ungraded += len(found) - len(kept)
         if found and not kept:
             raise ValueError(f"{graded[split]} grades none of the {len(found)} {split} questions: expected grades of some")
@@ -152,16 +152,17 @@ def label(job: Job, step: Step) -> Facts:
     candidates = to_label(job, step)
     if any(teacher.scores is None for teacher in settings.teachers):
         check_candidates(candidates, job.prepared, settings)
-    labels = labelled(job, step, name, candidates)
-    asked = reader_answers(job, step, candidates) if settings.reads else {}
+    reader = load_reader(job.path(step.round, "read") / MODEL) if settings.reads else None
+    labels = labelled(job, step, name, candidates, reader)
+    asked = reader_answers(job, step, candidates, reader) if reader else {}
     if job.accelerator.is_main_process:
         labels.fused.write(step.path / LABELS)
         if len(labels.raw) > 1 or settings.entropy is not None:
             for number, run in enumerate(labels.raw):
                 run.write(step.path / f"teacher-{number}.parquet")
-        if settings.reads:
+        if reader:
             write_json(step.path / ANSWERS, asked)
-            write_json(step.path / MAPS, looked_at(job, step, labels.fused))
+            write_json(step.path / MAPS, looked_at(job, step, labels.fused, reader))
     return {"items": len(candidates.passages), "teacher": name, "set aside": dict(labels.aside)}
 
 
@@ -170,7 +171,7 @@ def distil(job: Job, step: Step) -> Facts:
     settings, prepared = step.config.distil, job.prepared
     every = Run.read(job.path(step.round, "label") / LABELS)
     labels = prepared.answered(every) if step.config.label.require_answer else every
-    of_split = {split: labels.select([q.id for q in prepared.splits[split] if q.id in labels]) for split in ("train", "dev")}
+    of_split = {split: asked_of(labels, prepared.splits[split]) for split in ("train", "dev")}
     goes_on = settings.later_rounds == "continue" and step.round > 1
     student = load_student(settings.student, folder=job.path(step.round - 1, "distil") / MODEL if goes_on else None)
     method = Method(objectives=build(settings.objectives))

@@ -7,6 +7,7 @@ from typing import Any
 
 from retort.config import Config
 from retort.data import fingerprint
+from retort.distil.method import Method
 from retort.losses import build
 from retort.store import StageFolder, key_of
 
@@ -85,7 +86,7 @@ def sources(config: Config) -> list[str]:
 
 def reads(config: Config) -> frozenset[str]:
     """What the objectives of a round read of the candidates: "positive", "ranks"."""
-    return frozenset[str]().union(*(term.objective.reads for term in build(config.distil.objectives).values()))
+    return Method(objectives=build(config.distil.objectives)).reads
 
 
 def needs_answers(config: Config) -> bool:

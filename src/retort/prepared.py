@@ -66,6 +66,11 @@ class Prepared:
         return labels.select([query_id for query_id, rows, _ in labels if holds(query_id, rows)])
 
 
+def asked_of(run: Run, queries: Sequence[Query]) -> Run:
+    """What a Run holds of these questions, in their order; those that it lacks are left out."""
+    return run.select([query.id for query in queries if query.id in run])
+
+
 def distinct(
     splits: Mapping[str, Sequence[Query]], qrels: Mapping[str, Qrels]
 ) -> tuple[dict[str, list[Query]], dict[str, Qrels]]:

@@ -15,9 +15,10 @@ from retort.indexes.dense import DenseIndex
 from retort.indexes.fixed_dimensional import EncodingSettings
 from retort.indexes.inverted import InvertedIndex
 from retort.indexes.multi_vector import MultiVectorIndex
+from retort.indexes.parts import DENSE, SPARSE, TOKENS
 from retort.indexes.sparse_vectors import SparseParts, write_sparse_part
 from retort.indexes.token_vectors import TokenParts, write_token_part
-from retort.indexes.vectors import VectorParts, half_precision
+from retort.indexes.vectors import VectorParts, write_vector_part
 from retort.job import Job
 from retort.labelling import MODEL
 from retort.prepared import Prepared
@@ -101,11 +102,6 @@ def lost(job: Job, number: int, index: AnyIndex, queries: Sequence[Query]) -> di
     return {f"recall@{K} of the exact search": index.recall(asked, K)}  # type: ignore[arg-type]
 
 
-def _write_dense(path: Path, vectors: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, half_precision(vectors, path.name))
-
-
 def _dense_index(vectors: VectorParts, settings: Index, seed: int) -> DenseIndex:
     return DenseIndex.build(
         vectors, kind=settings.kind, neighbours=settings.hnsw_links, ef_search=settings.hnsw_search,
@@ -124,12 +120,12 @@ def _multi_vector_index(tokens: TokenParts, settings: Index, seed: int) -> Multi
 
 
 KINDS: dict[str, Kind] = {
-    "dense": Kind(".npy", _write_dense, VectorParts.open, VectorParts.of, _dense_index, DenseIndex.load),
+    "dense": Kind(DENSE, write_vector_part, VectorParts.open, VectorParts.of, _dense_index, DenseIndex.load),
     "sparse": Kind(
-        ".sparse", write_sparse_part, SparseParts.open, SparseParts.of,
+        SPARSE, write_sparse_part, SparseParts.open, SparseParts.of,
         lambda vectors, settings, seed: InvertedIndex.build(vectors), lambda folder, vectors: InvertedIndex.load(folder),
     ),
     "late_interaction": Kind(
-        ".tokens", write_token_part, TokenParts.open, TokenParts.of, _multi_vector_index, MultiVectorIndex.load,
+        TOKENS, write_token_part, TokenParts.open, TokenParts.of, _multi_vector_index, MultiVectorIndex.load,
     ),
 }  # fmt: skip

@@ -55,9 +55,10 @@ def _measured(
     queries = [query for query in read_queries(str(folder)) if query.id in qrels.grades]
     depth = 1 + max(DEPTH, *map(int, re.findall(r"@(\d+)$", measure)))
     runs = [BM25Index.build(corpus, settings=BM25Settings(**bm25.model_dump())).search(queries, depth, name="bm25")]
+    passages = list(corpus)
     for name, student in students.items():
         student.module.to(job.accelerator.device)
-        scores, rows = search_pool(student, list(corpus), queries, depth, job)
+        scores, rows = search_pool(student, passages, queries, depth, job)
         runs.append(Run.build(name, [query.id for query in queries], rows, scores))
     runs = [_without_itself(run, corpus) for run in runs]
     found = [evaluate(run, corpus, queries=queries, measures=[measure], qrels=qrels) for run in runs]

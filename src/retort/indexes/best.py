@@ -45,6 +45,12 @@ def best_of_blocks(
     return scores, rows
 
 
+def check_k(k: int) -> None:
+    """ValueError where a search is asked for less than one passage."""
+    if k < 1:
+        raise ValueError(f"k is {k}, expected at least 1: k is the number of passages to return for a query")
+
+
 class _Best:
     """The best k so far of one batch of queries, flat and sorted by (query, score descending, row).
 

@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from retort.indexes.best import check_k
 from retort.indexes.exact import BLOCK_ROWS, QUERY_BATCH, exact_top
 from retort.indexes.vectors import VectorParts
 from retort.store import read_json, write_atomic, write_json
@@ -123,8 +124,7 @@ class DenseIndex:
                 f"query vector {int(bad.argmax())} ({bad.sum()} of {len(queries)}) holds NaN or infinity, expected "
                 "finite values: look at the student (a diverged training is usual)"
             )
-        if k < 1:
-            raise ValueError(f"k is {k}, expected at least 1: k is the number of passages to return for a query")
+        check_k(k)
 
 
 def _hnsw(vectors: VectorParts, neighbours: int, ef_construction: int, ef_search: int) -> faiss.Index:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32
 from scipy.sparse import csr_array
 
-from retort.indexes.best import best_of_blocks
+from retort.indexes.best import best_of_blocks, check_k
 from retort.indexes.parts import SPARSE, part_paths
 from retort.indexes.sparse_vectors import SparsePart, SparseParts, shape_of
 from retort.store import read_json, remove, write_atomic, write_json
@@ -112,8 +112,7 @@ class InvertedIndex:
                 f"query vector {row} of {count} holds NaN or infinity, expected finite values: look at the "
                 "student (a diverged training is usual)"
             )
-        if k < 1:
-            raise ValueError(f"k is {k}, expected at least 1: k is the number of passages to return for a query")
+        check_k(k)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
-from retort.indexes.best import best_of_blocks
+from retort.indexes.best import best_of_blocks, check_k
 from retort.indexes.dense import DenseIndex
 from retort.indexes.fixed_dimensional import EncodingSettings, FixedDimensional
 from retort.indexes.token_vectors import TokenParts, cut
@@ -165,8 +165,7 @@ class MultiVectorIndex:
                 f"query {query} of {len(queries)} holds NaN or infinity, expected finite values: look at the student (a "
                 "diverged training is usual)"
             )
-        if k < 1:
-            raise ValueError(f"k is {k}, expected at least 1: k is the number of passages to return for a query")
+        check_k(k)
 
 
 def exact_maxsim(

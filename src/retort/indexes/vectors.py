@@ -87,12 +87,17 @@ def part_path(folder: Path, number: int) -> Path:
 
 def write_part(folder: Path, number: int, vectors: Float[np.ndarray, "n D"]) -> Path:
     """The path of part `number`, whole or not there. ValueError where a value is not finite in half precision."""
-    half = half_precision(vectors, f"part {number} of {folder}")
     path = part_path(folder, number)
-    # np.save would append ".npy" to the name of the temporary file, but not to an open file
-    with write_atomic(path) as temporary, open(temporary, "wb") as sink:
-        np.save(sink, half)
+    with write_atomic(path) as temporary:
+        write_vector_part(temporary, vectors, f"part {number} of {folder}")
     return path
+
+
+def write_vector_part(path: Path, vectors: Float[np.ndarray, "n D"], what: str | None = None) -> None:
+    """A part of vectors at `path`; the caller makes it atomic. ValueError as `half_precision`, by `what` or the name."""
+    half = half_precision(vectors, what or path.name)
+    with path.open("wb") as sink:  # np.save would append ".npy" to a temporary file's name, but not to an open file
+        np.save(sink, half)
 
 
 def half_precision(vectors: Float[np.ndarray, "n D"], what: str) -> Float16[np.ndarray, "n D"]:

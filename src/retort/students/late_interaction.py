@@ -6,7 +6,6 @@ Not here: making one from settings (loading_late_interaction.py), what all kinds
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,16 +14,15 @@ from sentence_transformers import MultiVectorEncoder
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from retort.config import StudentModel
 from retort.records import Passage, Query
-from retort.students.stock import Precision, features_of, in_buckets, save_stock, score_scale, tokenised
+from retort.students.stock import Precision, StockStudent, features_of, in_buckets
 from retort.tensors import Batch, Encoded, Side, Signals, Tokens, TokenVectors, maxsim
 
 PRODUCTS = 2**26  # inner products of tokens held at once by `maxsims`: 256 MB in float32
 
 
 @dataclass(frozen=True)
-class LateInteractionStudent:
+class LateInteractionStudent(StockStudent):
     """A sentence-transformers model that scores S(q, p) = sum over i of max over j of E(q)_i.E(p)_j, divided by the scale.
 
     All rows have length 1. Queries are filled up with [MASK], whose vectors are scored too, and punctuation of passages is
@@ -32,31 +30,11 @@ class LateInteractionStudent:
     """
 
     model: MultiVectorEncoder
-    settings: StudentModel
 
     @property
     def gives(self) -> frozenset[str]:
         """The names of the signals that it can give."""
         return frozenset({"scores", "inbatch"})
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """What is trained and checkpointed."""
-        return self.model
-
-    @property
-    def dimension(self) -> int:
-        """The length of a token's vector."""
-        return int(self.model.get_embedding_dimension())  # type: ignore[arg-type]
-
-    @property
-    def scale(self) -> float:
-        """What a sum of inner products is divided by to be the score."""
-        return score_scale(self.settings, self.dimension)
-
-    def tokenise(self, records: Sequence[Query] | Sequence[Passage], side: Side) -> Tokens:
-        """The records of one side as the model reads them: with prefix, title and [MASK]s, cut to the side's length."""
-        return tokenised(self.model, self.settings, records, side)
 
     def encode(self, tokens: Tokens) -> Encoded:
         """A float32 matrix a text and the mask of its scored tokens, differentiable, on the device of the model."""
@@ -91,10 +69,6 @@ class LateInteractionStudent:
             for row, matrix, real in zip(rows, vectors, scored, strict=True):
                 matrices[1 + row] = matrix[real]
         return TokenVectors(np.concatenate(matrices), np.cumsum([len(matrix) for matrix in matrices], dtype=np.int64))
-
-    def save(self, folder: Path) -> None:
-        """A folder that stock sentence-transformers loads; its bytes depend on the weights and settings alone."""
-        save_stock(self.model, folder)
 
 
 def maxsims(

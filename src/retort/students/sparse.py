@@ -6,21 +6,18 @@ Not here: making one from settings (loading_sparse.py), what all kinds of studen
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.sparse import csr_array, vstack
 from sentence_transformers import SparseEncoder
 
-from retort.config import StudentModel
 from retort.records import Passage, Query
-from retort.students.stock import Precision, features_of, in_buckets, save_stock, score_scale, tokenised
+from retort.students.stock import Precision, StockStudent, features_of, in_buckets
 from retort.tensors import Batch, Encoded, Side, Signals, Tokens
 
 
 @dataclass(frozen=True)
-class SparseStudent:
+class SparseStudent(StockStudent):
     """A sentence-transformers model of which a text's vector is log(1 + relu(logits of its tokens)), pooled over tokens.
 
     Max pooling: SPLADE v2 (arXiv 2109.10086); sum: v1 (2107.05720). The score is the inner product divided by the scale.
@@ -28,31 +25,11 @@ class SparseStudent:
     """
 
     model: SparseEncoder
-    settings: StudentModel
 
     @property
     def gives(self) -> frozenset[str]:
         """The names of the signals that it can give."""
         return frozenset({"scores", "inbatch", "query_emb", "passage_emb"})
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """What is trained and checkpointed."""
-        return self.model
-
-    @property
-    def dimension(self) -> int:
-        """The length of its vectors: the size of the vocabulary."""
-        return int(self.model.get_embedding_dimension())  # type: ignore[arg-type]
-
-    @property
-    def scale(self) -> float:
-        """What an inner product is divided by to be the score."""
-        return score_scale(self.settings, self.dimension)
-
-    def tokenise(self, records: Sequence[Query] | Sequence[Passage], side: Side) -> Tokens:
-        """The records of one side as the model reads them: with prefix and title, cut to the side's length."""
-        return tokenised(self.model, self.settings, records, side)
 
     def encode(self, tokens: Tokens) -> Encoded:
         """One float32 vector a text over the whole vocabulary, none of it negative, on the device of the model.
@@ -90,10 +67,6 @@ class SparseStudent:
             parts.append(csr_array(encoded.vectors.cpu().numpy()))
             places.append(rows)
         return csr_array(vstack(parts))[np.argsort(np.concatenate(places))]  # type: ignore[return-value]
-
-    def save(self, folder: Path) -> None:
-        """A folder that stock sentence-transformers loads; its bytes depend on the weights and settings alone."""
-        save_stock(self.model, folder)
 
 
 def collapse(vectors: csr_array, *, empty: float = 0.5, active: float = 0.25) -> str | None:

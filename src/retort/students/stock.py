@@ -7,6 +7,7 @@ Prefixes, lengths, pooling and masks live in that model, so the saved folder enc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,47 @@ BLOCK = 8192  # texts tokenised together in bulk: some MB of token ids, and enou
 Precision = Callable[[], AbstractContextManager[Any]]
 
 
-def tokenised(model: BaseModel, settings: StudentModel, records: Sequence[Query] | Sequence[Passage], side: Side) -> Tokens:
-    """The records of one side as the model reads them: with prefix and title, cut to the side's length."""
-    rest = passage_prompt(settings.passage_format)[1]
-    texts = [r.text if side == "query" else passage_text(r, rest) for r in records]  # type: ignore[arg-type]
-    task = TASKS[side]
-    features: dict[str, Any] = dict(model.preprocess(texts, prompt=model.prompts[task], task=task))
-    tensors = {name: value for name, value in features.items() if torch.is_tensor(value)}
-    notes = {name: value for name, value in features.items() if name not in tensors}
-    used = tensors["attention_mask"].bool()
-    return Tokens(side, tensors, used | tensors[EXPANSION] if EXPANSION in tensors else used, notes)
+@dataclass(frozen=True)
+class StockStudent:
+    """A stock model in a field with the settings that it is used by: what is alike in all kinds of students."""
+
+    model: BaseModel
+    settings: StudentModel
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """What is trained and checkpointed."""
+        return self.model
+
+    @property
+    def dimension(self) -> int:
+        """The length of its vectors: of a text's, of a token's with late interaction, the vocabulary's of sparse ones."""
+        return int(self.model.get_embedding_dimension())  # type: ignore[attr-defined]
+
+    @property
+    def scale(self) -> float:
+        """What an inner product, or a sum of them, is divided by to be the score."""
+        return score_scale(self.settings, self.dimension)
+
+    def tokenise(self, records: Sequence[Query] | Sequence[Passage], side: Side) -> Tokens:
+        """The records of one side as the model reads them: with prefix, title and [MASK]s, cut to the side's length."""
+        rest = passage_prompt(self.settings.passage_format)[1]
+        texts = [r.text if side == "query" else passage_text(r, rest) for r in records]  # type: ignore[arg-type]
+        task = TASKS[side]
+        features: dict[str, Any] = dict(self.model.preprocess(texts, prompt=self.model.prompts[task], task=task))
+        tensors = {name: value for name, value in features.items() if torch.is_tensor(value)}
+        notes = {name: value for name, value in features.items() if name not in tensors}
+        used = tensors["attention_mask"].bool()
+        return Tokens(side, tensors, used | tensors[EXPANSION] if EXPANSION in tensors else used, notes)
+
+    def save(self, folder: Path) -> None:
+        """A folder that stock sentence-transformers loads; its bytes depend on the weights and settings alone."""
+        for module in self.model.modules():
+            if isinstance(module, Transformer | SparseStaticEmbedding):
+                backend: Any = module.tokenizer.backend_tokenizer  # type: ignore[union-attr]
+                backend.no_truncation()  # the last call's padding and length would be written into tokenizer.json
+                backend.no_padding()
+        self.model.save(str(folder), create_model_card=False)
 
 
 def features_of(model: BaseModel, tokens: Tokens) -> dict[str, Any]:
@@ -68,16 +100,6 @@ def in_buckets(
                 yield start + rows.numpy(), encoded
     finally:
         student.module.train(was_training)
-
-
-def save_stock(model: BaseModel, folder: Path) -> None:
-    """A folder that stock sentence-transformers loads; its bytes depend on the weights and settings alone."""
-    for module in model.modules():
-        if isinstance(module, Transformer | SparseStaticEmbedding):
-            backend: Any = module.tokenizer.backend_tokenizer  # type: ignore[union-attr]
-            backend.no_truncation()  # the last call's padding and length would be written into tokenizer.json
-            backend.no_padding()
-    model.save(str(folder), create_model_card=False)
 
 
 def transformers_of(model: BaseModel) -> list[Transformer]:
