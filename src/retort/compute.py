@@ -22,7 +22,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast, set_seed
 from jaxtyping import Int64
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, ModuleList, Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -102,6 +102,23 @@ def linear_schedule(optimiser: Optimizer, *, warmup_steps: int, steps: int) -> L
         return max(0.0, (steps - step) / max(1, steps - warmup_steps))
 
     return LambdaLR(optimiser, factor)
+
+
+def freeze_lowest(encoder: Module, layers: int, setting: str) -> None:
+    """The lowest `layers` of an encoder, and its embeddings with them, get no gradient; with 0 all stays as it is.
+
+    Embeddings are words, positions, segments and their layer norm, as T5, BART and BERT name them. ValueError, which names
+    `setting`: it has fewer layers.
+    """
+    if not layers:
+        return
+    blocks = next(module for module in encoder.modules() if isinstance(module, ModuleList) and len(module) > 0)
+    if layers > len(blocks):
+        raise ValueError(f"{setting} is {layers}, the encoder has {len(blocks)} layers")
+    blocks[:layers].requires_grad_(False)
+    for name, parameter in encoder.named_parameters():
+        if "embed" in name:
+            parameter.requires_grad_(False)
 
 
 def mean_gradients(parameters: Iterable[Parameter], accelerator: Accelerator) -> None:

@@ -67,16 +67,26 @@ def test_vectors_stand_in_the_order_of_the_batch(tokens, student):
     torch.testing.assert_close(passages.vectors, torch.from_numpy(expected[1]), atol=1e-5, rtol=1e-5)
 
 
-def count_encodings(student, tokens):
+def count_encodings(student, tokens, **options):
     calls = []
     hook = transformers_of(student.model)[0].register_forward_hook(lambda *_: calls.append(1))
-    gradients(student, lambda: encode_batch(student, BATCH, tokens))
+    gradients(student, lambda: encode_batch(student, BATCH, tokens, **options))
     hook.remove()
     return len(calls)
 
 
 def test_a_batch_that_fits_is_encoded_once(student):
     assert count_encodings(student, ALL) == 2
+
+
+def test_without_caching_every_chunk_is_encoded_once_and_gradients_are_the_same(student):
+    plain_way = gradients(student, lambda: encode_batch(student, BATCH, 64, caching=False))
+    cached = gradients(student, lambda: encode_batch(student, BATCH, 64))
+    torch.testing.assert_close(plain_way[0], cached[0], atol=0, rtol=0)
+    for name, gradient in cached[1].items():
+        torch.testing.assert_close(plain_way[1][name], gradient, atol=1e-5, rtol=1e-4)
+    chunks = sum(len(student.tokenise(r, s).buckets(64)) for r, s in ((BATCH.queries, "query"), (BATCH.passages, "passage")))
+    assert count_encodings(student, 64, caching=False) == chunks
 
 
 def test_a_batch_that_does_not_fit_is_encoded_twice(student):

@@ -101,6 +101,22 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         load_student(StudentModel(model=str(tmp_path)))
 
 
+@pytest.mark.parametrize("towers", ["tied", "separate"])
+def test_frozen_layers_and_embeddings_are_not_trained(tmp_path, towers):
+    folder = tiny_student(tmp_path)
+    student = load_student(StudentModel(model=str(folder), frozen_layers=1, towers=towers, **LENGTHS))
+    for transformer in transformers_of(student.model):
+        trained = {name for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+        assert any("layer.1." in name for name in trained)
+        assert not [name for name in trained if "embeddings" in name or "layer.0." in name]
+
+
+def test_more_frozen_layers_than_there_are_are_refused(tmp_path):
+    settings = StudentModel(model=str(tiny_student(tmp_path)), frozen_layers=3, **LENGTHS)
+    with pytest.raises(ValueError, match=r"student.frozen_layers is 3, the encoder has 2 layers"):
+        load_student(settings)
+
+
 def test_dropout_is_set_where_the_config_gives_it(tmp_path):
     folder = tiny_student(tmp_path, dropout=0.1)
     found = {

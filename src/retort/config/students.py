@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from retort.config.fields import Section, with_fields
 
@@ -29,6 +29,7 @@ class StudentModel(Section):
     scale: PositiveFloat | Literal["sqrt_dim"] | None = None
     towers: Literal["tied", "separate"] = "tied"
     dropout: float | None = Field(default=None, ge=0, lt=1)  # None: what the model's own config says
+    frozen_layers: NonNegativeInt = 0  # lowest encoder layers, and the embeddings with them, that are not trained
     sparse_pooling: Literal["max", "sum"] = "max"  # over the tokens of a text (SPLADE v2 and ++: max; v1: sum)
     inference_free: bool = False  # a query's weights are looked up by token, without an encoder
     dimension: PositiveInt = 128  # of a token's vector

@@ -65,6 +65,8 @@ class Distil(Section):
     steps: PositiveInt = 20_000
     optimiser: Optimiser = Optimiser()
     chunk_tokens: PositiveInt = 16_384  # padded tokens encoded at once: bounds memory, not the batch
+    # False: every chunk's activations are kept, instead of computed again: a third less work, memory grows with the batch
+    gradient_caching: bool = True
     evaluate_every: PositiveInt = 500
     checkpoint_every: PositiveInt = 500
     patience: PositiveInt | None = None  # evaluations without a better dev value before training stops

@@ -15,14 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from retort.tensors import Batch, Encoded, Student, Tokens
 
 
-def encode_batch(student: Student, batch: Batch, chunk_tokens: int) -> tuple[Encoded, Encoded]:
+def encode_batch(student: Student, batch: Batch, chunk_tokens: int, *, caching: bool = True) -> tuple[Encoded, Encoded]:
     """The encodings of the queries and of the distinct passages; no more than `chunk_tokens` padded tokens at once.
 
-    Where each side fits one chunk, nothing is encoded twice.
+    Where each side fits one chunk, or without `caching`, nothing is encoded twice.
     """
     queries = student.tokenise(batch.queries, "query").buckets(chunk_tokens)
     passages = student.tokenise(batch.passages, "passage").buckets(chunk_tokens)
-    cached = len(queries) + len(passages) > 2
+    cached = caching and len(queries) + len(passages) > 2
     encoded = [
         Encoded.joined(
             [_cached(student, part) if cached else student.encode(part) for _, part in parts], [rows for rows, _ in parts]

@@ -191,7 +191,8 @@ class _Training:
         """What one optimiser step found; the weights have moved."""
         for name, model in self.roster.models.items():
             model.module.train(self.roster.rules[name].trained)
-        queries, passages = encode_batch(self.roster.student, batch, self.settings.chunk_tokens)
+        chosen = self.settings
+        queries, passages = encode_batch(self.roster.student, batch, chosen.chunk_tokens, caching=chosen.gradient_caching)
         rows = self.method.row_losses(batch, self.roster, queries, passages)
         _check_finite(rows, batch, step)
         loss = rows.total.mean()

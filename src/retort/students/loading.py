@@ -14,7 +14,7 @@ from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import Normalize, Router
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from retort.compute import model_path
+from retort.compute import freeze_lowest, model_path
 from retort.config import StudentModel
 from retort.students.checkpoints import check_encoder, opened
 from retort.students.dense import DenseStudent
@@ -46,6 +46,8 @@ def load_student(settings: StudentModel, *, folder: Path | None = None) -> AnySt
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = settings.dropout
+    for transformer in transformers_of(model):
+        freeze_lowest(transformer, settings.frozen_layers, "student.frozen_layers")
     return student_of(model.eval(), settings)
 
 

@@ -18,7 +18,7 @@ from accelerate.scheduler import AcceleratedScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from retort.compute import batch_rows, linear_schedule, load_checkpoint, save_checkpoint, share
+from retort.compute import batch_rows, freeze_lowest, linear_schedule, load_checkpoint, save_checkpoint, share
 from retort.config import Phase, Read
 from retort.records import Group
 from retort.store import StepLog, write_atomic
@@ -207,14 +207,7 @@ def _moved(accelerator: Accelerator, *tensors: Tensor) -> list[Tensor]:
 def _parameter_groups(reader: Reader, settings: Read) -> list[dict[str, object]]:
     """The encoder's trained parameters at the learning rate, all others at `decoder_rate` times it; frozen ones left out."""
     encoder = reader.model.get_encoder()
-    if settings.frozen_layers:
-        layers = next(m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) > 0)
-        if settings.frozen_layers > len(layers):
-            raise ValueError(f"read.frozen_layers is {settings.frozen_layers}, the encoder has {len(layers)} layers")
-        layers[: settings.frozen_layers].requires_grad_(False)
-        for name, parameter in encoder.named_parameters():
-            if "embed" in name:  # words, positions, segments and their layer norm, in T5's, BART's and BERT's names
-                parameter.requires_grad_(False)
+    freeze_lowest(encoder, settings.frozen_layers, "read.frozen_layers")
     rate = settings.optimiser.learning_rate
     inside = {id(parameter) for parameter in encoder.parameters()}
     trained = [parameter for parameter in reader.parameters() if parameter.requires_grad]
