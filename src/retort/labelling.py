@@ -4,27 +4,31 @@ Between the pipeline and the families: makes teachers from their settings, write
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from retort.candidates import as_ranked, cut, known_positives, within
 from retort.config import Config, TeacherSettings
 from retort.data import read_scores
 from retort.job import Job
 from retort.plan import Step
-from retort.records import Run, Teacher
+from retort.records import Group, Run, Teacher
 from retort.store import PARTS, write_parts
 from retort.teachers.answers import AnswersTeacher
 from retort.teachers.cross_encoder import CrossEncoderTeacher
 from retort.teachers.fid.model import Reader
+from retort.teachers.fid.signals import ReaderSignal
 from retort.teachers.fid.teacher import FidTeacher, answer_groups
 from retort.teachers.fused import calibrated, fuse, unshared
 from retort.teachers.loading import load_cross_encoder, load_retriever
 from retort.teachers.raw import check_raw
 from retort.teachers.retriever import RetrieverTeacher
 
+Scoring = Callable[[Sequence[Group]], Sequence[Sequence[np.ndarray]]]  # one list of scores, or several from one look
 LABELS, MODEL = "labels.parquet", "model"
 MOST_MAPS = 20  # questions whose heat-map is kept; report.maps says how many are shown
 
@@ -48,14 +52,20 @@ def labelled(job: Job, step: Step, name: str, candidates: Run, reader: Reader | 
     settings, aside = step.config.label, Counter[str]()
     raw: dict[int, Run] = {}
     for number, teacher in sorted(enumerate(settings.teachers), key=lambda one: one[1].scores is None):
+        if number in raw:  # a signal of the reader, found beside its first
+            continue
         if teacher.scores is not None:
             raw[number] = _file_scores(job, step, teacher, candidates, aside)
         elif teacher.kind == "bm25":
             raw[number] = as_ranked(Run.read(job.path(0, "retrieve") / "bm25.parquet"), candidates, name)
+        elif teacher.kind == "fid":
+            assert reader is not None
+            signals = [place for place, one in enumerate(settings.teachers) if one.kind == "fid"]
+            found = _scores(job, step, fid_teacher(job, step, reader).signals, number, name, candidates)
+            raw.update(zip(signals, found, strict=True))
         else:
-            folder = step.path if number == 0 else step.path / PARTS / str(number)
-            judge = fid_teacher(job, step, reader) if reader and teacher.kind == "fid" else _teacher(job, teacher)
-            raw[number] = _scores(job, step, judge, folder, name, candidates)
+            judge = _teacher(job, teacher)
+            raw[number] = _scores(job, step, lambda groups, one=judge: [one.score(groups)], number, name, candidates)[0]
     runs = [replace(raw[number], name=name) for number in range(len(raw))]
     whole = runs[0]
     if len(runs) > 1 and job.accelerator.is_main_process:
@@ -68,7 +78,8 @@ def labelled(job: Job, step: Step, name: str, candidates: Run, reader: Reader | 
 def fid_teacher(job: Job, step: Step, reader: Reader) -> FidTeacher:
     """The round's own reader as a teacher."""
     settings, prompts = step.config.label, step.config.read.prompts
-    return FidTeacher(reader, prompts, batch=settings.batch, accelerator=job.accelerator, signal=settings.signal)
+    signals = [ReaderSignal(one.signal, one.attention) for one in settings.teachers if one.kind == "fid"]
+    return FidTeacher(reader, prompts, batch=settings.batch, accelerator=job.accelerator, signals=signals)
 
 
 def reader_answers(job: Job, step: Step, candidates: Run, reader: Reader) -> dict[str, str]:
@@ -90,10 +101,13 @@ def looked_at(job: Job, step: Step, labels: Run, reader: Reader) -> dict[str, li
 
 def teacher_names(config: Config) -> str:
     """The teachers of a round, for the model card."""
-    fid = f"Fusion-in-Decoder reader from `{config.read.model}`, its cross-attention at the first decoder position"
-    named = {"fid": fid, "bm25": "BM25", "answers": "answer strings", "run": "scores in"}
-    sources = [(teacher.kind, teacher.model or teacher.scores) for teacher in config.label.teachers]
-    texts = [named.get(kind, kind.replace("_", "-")) + (f" `{source}`" if source else "") for kind, source in sources]
+    named = {"bm25": "BM25", "answers": "answer strings", "run": "scores in"}
+    texts = []
+    for teacher in config.label.teachers:
+        source = teacher.model or teacher.scores
+        text = named.get(teacher.kind, teacher.kind.replace("_", "-")) + (f" `{source}`" if source else "")
+        fid = f"Fusion-in-Decoder reader from `{config.read.model}`, its signal {teacher.signal}"
+        texts.append(fid if teacher.kind == "fid" else text)
     return " + ".join(texts) + (f", fused by {config.label.fuse}" if len(texts) > 1 else "")
 
 
@@ -119,9 +133,13 @@ def _file_scores(job: Job, step: Step, settings: TeacherSettings, candidates: Ru
     return run
 
 
-def _scores(job: Job, step: Step, teacher: Teacher, folder: Path, name: str, candidates: Run) -> Run:
-    """One teacher's scores of the candidates of all questions, whole in the main process."""
+def _scores(job: Job, step: Step, score: Scoring, number: int, name: str, candidates: Run) -> list[Run]:
+    """One pass over the candidates of all questions: a Run for each list of scores that it finds, whole in the main process.
+
+    `number` is the teacher's, whose folder the parts are in.
+    """
     prepared, label = job.prepared, step.config.label
+    folder = step.path if number == 0 else step.path / PARTS / str(number)
     cuts = range(0, len(prepared.queries), label.queries_per_part)
     with job.bars("questions labelled", len(prepared.queries)) as bar:
 
@@ -129,12 +147,17 @@ def _scores(job: Job, step: Step, teacher: Teacher, folder: Path, name: str, can
             queries = prepared.queries[cuts[part] : cuts[part] + label.queries_per_part]
             groups = prepared.groups(candidates, queries)
             rows = [candidates.of(query.id)[0] if query.id in candidates else [] for query in queries]
-            Run.build(name, [query.id for query in queries], rows, teacher.score(groups)).write(path)
+            path.mkdir()
+            for place, scores in enumerate(score(groups)):
+                Run.build(name, [query.id for query in queries], rows, scores).write(path / str(place))
             bar(len(queries))
 
         parts = write_parts(folder, len(cuts), write, mine=job.mine)
     job.accelerator.wait_for_everyone()
-    return joined(name, [Run.read(path) for path in parts]) if job.accelerator.is_main_process else candidates
+    found = range(len(list(parts[0].iterdir())))
+    if not job.accelerator.is_main_process:
+        return [candidates for _ in found]
+    return [joined(name, [Run.read(path / str(place)) for path in parts]) for place in found]
 
 
 def _teacher(job: Job, settings: TeacherSettings) -> Teacher:

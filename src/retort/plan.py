@@ -15,7 +15,7 @@ from retort.store import StageFolder, key_of
 VERSIONS = {
     "prepare": 1,
     "read": 1,
-    "label": 1,
+    "label": 2,
     "distil": 1,
     "encode": 1,
     "index": 1,

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from retort.losses.listwise import cross_entropy, jensen_shannon, kl, list_mle, mse, reverse_kl
+from retort.losses.listwise import cross_entropy, jensen_shannon, kl, list_mle, marginal_likelihood, mse, reverse_kl
 
 G, S = torch.tensor([[1.0, 2.0, 0.5, -1.0]]), torch.tensor([[0.2, 0.1, 0.4, -0.3]])
 
@@ -85,3 +85,21 @@ def test_the_numbers_that_other_libraries_print_follow_from_the_rows():
     smallest, largest = student.amin(-1, keepdim=True), student.amax(-1, keepdim=True)
     pylate = kl((student - smallest) / (largest - smallest + 1e-8), teacher).mean()
     torch.testing.assert_close(pylate, torch.tensor(0.3907696045, dtype=torch.float64), atol=1e-9, rtol=0)
+
+
+def test_the_marginal_likelihood_moves_with_the_likelihoods_and_not_with_the_students_level():
+    student, likelihoods = lists(rows=2)[:2]
+    cost = marginal_likelihood(student, likelihoods)
+    torch.testing.assert_close(marginal_likelihood(student + 5.0, likelihoods - 2.0), cost + 2.0)
+    torch.testing.assert_close(marginal_likelihood(student, torch.full_like(student, -3.0)), torch.full_like(cost, 3.0))
+
+
+def test_a_masked_passage_is_no_source_of_the_answer():
+    student, likelihoods = (tensor.requires_grad_() for tensor in lists(rows=2)[:2])
+    mask = torch.tensor([[True, False, True, True, False, True], [False] * 6])
+    cost = marginal_likelihood(student, likelihoods, mask)
+    wanted = marginal_likelihood(student[:1, mask[0]], likelihoods[:1, mask[0]])
+    torch.testing.assert_close(cost, torch.cat([wanted, torch.zeros(1, dtype=cost.dtype)]))
+    for gradient in torch.autograd.grad(cost.sum(), [student, likelihoods]):
+        assert not gradient[~mask].any()
+        assert torch.isfinite(gradient).all()

@@ -30,6 +30,7 @@ CASES = [
         listwise.ckl(S, T, POSITIVE, MASK, gamma=3.0, alpha=1.5, ranks=RANKS, bias_positives=True),
     ),
     (objectives.CKL(**SIDES), listwise.ckl(S, T, POSITIVE, MASK, gamma=5.0)),
+    (objectives.EMDR2(**SIDES), listwise.marginal_likelihood(S, T, MASK)),
     (objectives.BKL(**SIDES, lam=0.3), listwise.bkl(S, T, POSITIVE, MASK, lam=0.3)),
     (objectives.CrossEntropy(**SIDES), listwise.cross_entropy(S, SHARES, MASK)),
     (objectives.CrossEntropy(**SIDES, labels="hard"), listwise.cross_entropy(S, POSITIVE.float(), MASK)),

@@ -28,10 +28,11 @@ from retort.config.sections import (
     merged,
 )
 from retort.config.students import StudentModel
-from retort.config.teachers import Label, Phase, Prompts, Read, Signal, TeacherSettings
+from retort.config.teachers import AttentionSettings, Label, Part, Phase, Prompts, Read, Signal, TeacherSettings
 from retort.config.training import Distil, Negatives, ObjectiveSettings
 
 __all__ = [
+    "AttentionSettings",
     "Bm25",
     "Compute",
     "Config",
@@ -43,6 +44,7 @@ __all__ = [
     "Negatives",
     "ObjectiveSettings",
     "Optimiser",
+    "Part",
     "Phase",
     "Prepare",
     "Prompts",

@@ -6,7 +6,20 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 
 from retort.config.fields import Optimiser, Section, with_fields
 
-Signal = Literal["fid_kd", "copy"]
+Signal = Literal["fid_kd", "adist", "copy", "pdist", "emdr2", "loop"]
+Part = Literal["question", "title", "prefix", "separators"]  # of a passage string, as `Prompts.passage` joins it
+
+
+class AttentionSettings(Section):
+    """What of the reader's cross-attention is a passage's score; None: as the signal has it (`passage_scores` says more)."""
+
+    position: Literal["first", "all", "answer"] | None = None  # the decoder positions that look
+    stage: Literal["pre_softmax", "post_softmax"] | None = None
+    tokens: str | None = Field(default=None, pattern=r"^(mean|sum|max|top[1-9]\d*)$")
+    value_norm: bool | None = None
+    exclude: list[Part] = []  # parts of the passage strings of which no token counts
+    layers: list[NonNegativeInt] | None = None  # of the decoder, from 0; None: all
+    heads: list[NonNegativeInt] | None = None
 
 
 class Prompts(Section):
@@ -72,6 +85,10 @@ class TeacherSettings(Section):
     scores: str | None = None
     passage_format: str = "{title} {text}"  # cross_encoder, retriever
     tokens: PositiveInt = 256  # of question and passage together; of a retriever's passage
+    # of fid. By attention: fid_kd, the paper's G; adist, Atlas's; copy, the log of the share (for readers that copy). By how
+    # likely the first answer is: pdist, given each passage alone; emdr2, its sum over tokens; loop, given all but that one
+    signal: Signal = "fid_kd"
+    attention: AttentionSettings = AttentionSettings()
     weight: PositiveFloat = 1.0  # among several teachers
     squashed: bool = False  # take scores that a sigmoid has squashed all the same
 
@@ -88,13 +105,19 @@ class TeacherSettings(Section):
                 raise ValueError(f"a {self.kind} teacher takes {wanted or 'neither model nor scores'}: look at `{name}`")
         return self
 
+    @model_validator(mode="after")
+    def _attends(self) -> "TeacherSettings":
+        if self.kind != "fid" and (self.signal, self.attention) != ("fid_kd", AttentionSettings()):
+            raise ValueError(f"signal and attention are a fid teacher's, and kind is {self.kind!r}: take them out")
+        if self.signal in ("pdist", "emdr2", "loop") and self.attention != AttentionSettings():
+            raise ValueError(f"signal {self.signal!r} is a likelihood and has no attention settings: take `attention` out")
+        return self
+
 
 class Label(Section):
     """The teachers' pass over the candidates of all questions. Several teachers' scores are fused."""
 
     teachers: list[TeacherSettings] = Field(default=[TeacherSettings()], min_length=1)
-    # of fid: G, the mean of scores before the softmax; or copy, the log of the share of attention (for readers that copy)
-    signal: Signal = "fid_kd"
     fuse: Literal["z_score", "reciprocal_rank"] = "z_score"
     entropy: PositiveFloat | None = None  # nats that each question's softmax is brought to; None: scores as they are
     depth: PositiveInt = 100

@@ -8,8 +8,8 @@ from retort.config.fields import Optimiser, Section
 from retort.config.students import StudentModel
 
 ObjectiveName = Literal[
-    "kl", "reverse_kl", "jensen_shannon", "ckl", "bkl", "cross_entropy", "list_mle", "lambda_loss", "approx_ndcg", "cl_drd",
-    "ranknet", "margin_mse", "mse", "max_margin", "info_nce", "candidate_mass", "flops", "l1",
+    "kl", "reverse_kl", "jensen_shannon", "emdr2", "ckl", "bkl", "cross_entropy", "list_mle", "lambda_loss", "approx_ndcg",
+    "cl_drd", "ranknet", "margin_mse", "mse", "max_margin", "info_nce", "candidate_mass", "flops", "l1",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "kl": objectives.KL,
     "reverse_kl": objectives.ReverseKL,
     "jensen_shannon": objectives.JensenShannon,
+    "emdr2": objectives.EMDR2,
     "ckl": objectives.CKL,
     "bkl": objectives.BKL,
     "cross_entropy": objectives.CrossEntropy,

@@ -56,6 +56,25 @@ def jensen_shannon(
     return both.sum(-1) / 2
 
 
+def marginal_likelihood(
+    student: Float[Tensor, "B K"], log_likelihoods: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None = None
+) -> Float[Tensor, "B"]:
+    """-log sum_k softmax(student)_k exp(log_likelihoods_k): the answer's likelihood, the passage being a latent variable.
+
+    EMDR2 on the sequence level (Singh et al. 2021, arXiv 2106.05346; Atlas, arXiv 2208.03299): `log_likelihoods` is the sum
+    of the log-probabilities of the answer's tokens given the question and passage k alone. Its gradient is that of the KL
+    from the posterior, softmax(log S' + log_likelihoods), held fixed. Never below 0, as no reader's likelihood exceeds 1.
+    0 in a row without a real candidate.
+
+    >>> marginal_likelihood(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.25, 0.16]]).log())
+    tensor([1.5847])
+    """
+    joint = _log_softmax(student, mask) + wide(log_likelihoods)
+    if mask is None:
+        return -joint.logsumexp(-1)
+    return torch.where(mask.any(-1), -hidden(joint, mask).logsumexp(-1), 0.0)
+
+
 def cross_entropy(
     student: Float[Tensor, "B K"], shares: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None = None
 ) -> Float[Tensor, "B"]:

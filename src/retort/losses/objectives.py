@@ -13,7 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from retort.losses.inbatch import candidate_mass, info_nce
-from retort.losses.listwise import bkl, ckl, cross_entropy, jensen_shannon, kl, list_mle, mse, reverse_kl, shares
+from retort.losses.listwise import (
+    bkl,
+    ckl,
+    cross_entropy,
+    jensen_shannon,
+    kl,
+    list_mle,
+    marginal_likelihood,
+    mse,
+    reverse_kl,
+    shares,
+)  # fmt: skip
 from retort.losses.pairwise import margin_mse, margin_mse_all, max_margin, ranknet
 from retort.losses.ranking import Scheme, approx_ndcg, cl_drd, drd_labels, lambda_loss
 from retort.losses.regularisers import flops, l1
@@ -52,6 +63,12 @@ class KL(Plain):
     """`listwise.kl` (FiD-KD: both temperatures 1)."""
 
     loss = staticmethod(kl)
+
+
+class EMDR2(Plain):
+    """`listwise.marginal_likelihood`; its labels are log-likelihoods of answers: the reader's signal emdr2."""
+
+    loss = staticmethod(marginal_likelihood)
 
 
 class ReverseKL(Plain):

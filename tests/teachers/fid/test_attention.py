@@ -5,7 +5,9 @@ from transformers import T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from retort.teachers.fid.attention import captured_scores, passage_scores, scores_from_states, start_token
+from retort.teachers.fid.attention import passage_scores, scores_from_states
+from retort.teachers.fid.capture import captured_scores
+from retort.teachers.fid.decoding import start_token
 from retort.teachers.fid.encoding import encode_passages
 
 BIAS = 0.2286353  # what the cross-attention bias of transformers 3.0.2 adds to every raw score of the golden file
@@ -142,7 +144,7 @@ def test_the_first_position_of_a_teacher_forced_pass_gives_the_same_label_whatev
     ids, mask = passages
     model, states = readers[kind].model, encode_passages(readers[kind].model, ids, mask)
     for answer in ([11, 12, 13], [90, 80, 70]):
-        with captured_scores(model, lambda scores: scores.mean(1)[:, 0], 28) as layers:
+        with captured_scores(model, lambda scores, _: scores.mean(1)[:, 0], 28) as layers:
             readers[kind].next_token(states, ids, mask, torch.tensor([[start_token(model), *answer]] * 2))
         tokens = torch.stack(layers).mean(0).view(2, 4, 7)
         close((tokens * mask).sum(-1) / mask.sum(-1), passage_scores(model, ids, mask))
@@ -209,7 +211,7 @@ def test_the_scores_that_are_read_become_the_models_own_attention(readers, passa
     encoded = BaseModelOutput(last_hidden_state=states.view(2, 28, -1))
     try:
         reader.model.set_attn_implementation(attention)
-        with captured_scores(reader.model, lambda scores: scores.masked_fill(~real, -1e9).softmax(-1), 28) as layers:
+        with captured_scores(reader.model, lambda scores, _: scores.masked_fill(~real, -1e9).softmax(-1), 28) as layers:
             reader.model(encoder_outputs=encoded, **arguments)
         reader.model.set_attn_implementation("eager")
         wanted = reader.model(encoder_outputs=encoded, output_attentions=True, **arguments).cross_attentions
@@ -228,7 +230,7 @@ def test_self_attention_over_as_many_positions_as_tokens_is_not_taken_for_cross_
     states = encode_passages(reader.model, ids, mask)
     steps, past = (target.split(1, dim=1) if cached else (target,)), None
     for step in steps:
-        with captured_scores(reader.model, lambda scores: scores, 4) as layers:
+        with captured_scores(reader.model, lambda scores, _: scores, 4) as layers:
             _, past = reader.next_token(states, ids, mask, step, past, cached=cached)
         assert len(layers) == 2
 
@@ -241,11 +243,11 @@ def test_the_table_of_attention_functions_comes_back_after_use_and_after_an_erro
         model.set_attn_implementation(attention)
         passage_scores(model, *passages)
         assert table() == before
-        with captured_scores(model, lambda scores: scores, 4):
+        with captured_scores(model, lambda scores, _: scores, 4):
             assert table() != before
         with (
             pytest.raises(RuntimeError, match="invalid for input"),
-            captured_scores(model, lambda scores: scores.view(1), 28),
+            captured_scores(model, lambda scores, _: scores.view(1), 28),
         ):
             readers["bart"].generate(*passages, max_tokens=1)
         assert table() == before
@@ -255,7 +257,7 @@ def test_the_table_of_attention_functions_comes_back_after_use_and_after_an_erro
 
 
 def test_another_models_attention_is_not_read(readers, passages):
-    with captured_scores(readers["t5"].model, lambda scores: scores, 28) as layers:
+    with captured_scores(readers["t5"].model, lambda scores, _: scores, 28) as layers:
         passage_scores(readers["bart"].model, *passages)
     assert layers == []
 

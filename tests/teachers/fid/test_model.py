@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from retort.teachers.fid.attention import start_token
+from retort.teachers.fid.decoding import start_token
 from retort.teachers.fid.encoding import encode_passages
 from retort.teachers.fid.model import IGNORED, Reader, end_token
 from tiny import tiny_reader

@@ -5,9 +5,10 @@ from accelerate import Accelerator
 
 from retort.config import Prompts
 from retort.records import Group, Passage, Query
-from retort.teachers.fid.attention import first_step_scores, passage_scores
+from retort.teachers.fid.attention import passage_scores, token_scores
 from retort.teachers.fid.encoding import encode_passages
 from retort.teachers.fid.prompts import passage_strings, tokenise_passages
+from retort.teachers.fid.signals import ReaderSignal
 from retort.teachers.fid.teacher import FidTeacher, answer_groups
 from tiny import WORDS, tiny_reader
 
@@ -66,7 +67,7 @@ def test_scores_do_not_depend_on_the_answers(readers, groups, accelerator):
 
 def test_the_copy_signal_is_the_log_of_the_share_of_what_the_reader_would_copy(readers, groups, accelerator):
     reader, group = readers["copying"], groups[2]
-    labelling = FidTeacher(reader, PROMPTS, batch=3, accelerator=accelerator, signal="copy")
+    labelling = FidTeacher(reader, PROMPTS, batch=3, accelerator=accelerator, signals=[ReaderSignal("copy")])
     ids, mask = tokenise_passages(reader, [group], PROMPTS)
     with torch.no_grad():
         shares = passage_scores(reader.model, ids, mask, stage="post_softmax", tokens="sum")[0]
@@ -98,7 +99,7 @@ def test_the_heat_map_shows_the_string_in_pieces_with_the_score_of_each_token(re
     shown = teacher(reader, accelerator, prompts=prompts).looked_at(group)
     ids, mask = tokenise_passages(reader, [group], prompts)
     with torch.no_grad():
-        tokens = first_step_scores(reader.model, encode_passages(reader.model, ids, mask), mask)[0]
+        tokens = token_scores(reader.model, encode_passages(reader.model, ids, mask), mask)[0, 0]
     assert len(shown) == len(group.passages)
     for (pieces, values), string, scores, real in zip(
         shown, passage_strings(group, prompts), tokens, mask[0].bool(), strict=True

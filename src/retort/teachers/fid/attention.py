@@ -1,27 +1,25 @@
-"""The FiD-KD label: a reader's cross-attention scores, read through transformers' attention interface.
+"""The reader's attention as a label: FiD-KD's, Atlas's ADist, and every other point of their grid.
 
-Here: capturing pre-softmax cross-attention of any encoder-decoder under any attention kernel, and its aggregation to one
-score a passage. Not here: prompts, tokenising, and the pass over a whole Run (model.py, labelling in pipeline.py).
-Source: Izacard & Grave, "Distilling Knowledge from Reader to Retriever for Question Answering" (arXiv 2012.04584), sec. 3.
+Here: the aggregation of captured cross-attention to one score a passage. Not here: capturing it (capture.py), the named
+signals and their prompts (signals.py), likelihoods (likelihood.py).
+Sources: Izacard & Grave, "Distilling Knowledge from Reader to Retriever for Question Answering" (arXiv 2012.04584), sec. 3;
+Izacard et al., "Atlas" (arXiv 2208.03299), sec. 2.2.
 """
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from retort.teachers.fid.capture import captured_scores, shares
+from retort.teachers.fid.decoding import IGNORED, answer_positions, fused, shifted, start_token
 from retort.teachers.fid.encoding import encode_passages
 
-Reduce = Callable[[Float[Tensor, "B H T S"]], Tensor]
+Position = Literal["first", "all", "answer"]
 Stage = Literal["pre_softmax", "post_softmax"]
-Tokens = Literal["mean", "sum"]
 
 
 def passage_scores(
@@ -29,22 +27,42 @@ def passage_scores(
     input_ids: Int[Tensor, "B K L"],
     attention_mask: Int[Tensor, "B K L"],
     *,
+    labels: Int[Tensor, "B T"] | None = None,
+    position: Position = "first",
     stage: Stage = "pre_softmax",
-    tokens: Tokens = "mean",
+    tokens: str = "mean",
+    value_norm: bool = False,
+    exclude: Bool[Tensor, "B K L"] | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
 ) -> Float[Tensor, "B K"]:
-    """G, the FiD-KD label: the mean pre-softmax cross-attention score that each passage gets at the first decoder position.
+    """The cross-attention that each passage gets. By default G, the FiD-KD label.
 
     G_p = sum over layers, heads and real tokens of q_0 . k_j, divided by their number (paper, section 3.1; methods 2.3):
     one encoder pass, one decoder step, no answer. The score is what enters the softmax, so BERT's and BART's
-    1/sqrt(d) is in it and T5, which has none, has none. Pads count nowhere; a passage without a real token gets -inf.
+    1/sqrt(d) is in it and T5, which has none, has none. Pads count nowhere; a passage without a token that counts gets -inf.
     G depends on the whole set of passages (the decoder state carries them), not on their order.
     The model is used as it stands: put it in eval mode for labels without dropout. Raw; normalise where it is used.
 
-    `stage` post_softmax with `tokens` sum gives the share of attention that falls on each passage instead, in 0..1; the
-    shares of a question add up to 1.
+    position: the decoder positions that look. first: the one that predicts the first token. all: every target position of
+    `labels` ([B, T], -100 behind the end), teacher-forced. answer: of those, the ones that predict no end token.
+    stage: the scores as they enter the softmax, or the shares of attention that leave it, which a question's real tokens
+    share out among them (so a passage without a token that counts has 0).
+    tokens: mean, sum or max over a passage's tokens; topN: the sum of its N largest over N, so that a token which a short
+    passage does not have counts 0.
+    value_norm: each token's value is multiplied by the length of its value vector before the output projection.
+    exclude: True for tokens that do not count, such as the question's (`signals.excluded`). They keep their share.
+    layers, heads: which of the decoder's, counted from 0; None: all. All means are plain means.
+
+    Order: mean over heads, mean over layers, tokens, positions. Atlas's ADist is position all, post_softmax, sum and
+    value_norm; its code divides that by 256 besides. ValueError: no labels where they are read, an unknown aggregation, a
+    layer or head that is not there.
     """
     states = encode_passages(model, input_ids, attention_mask)
-    return scores_from_states(model, states, attention_mask, stage=stage, tokens=tokens)
+    return scores_from_states(
+        model, states, attention_mask, labels=labels, position=position, stage=stage, tokens=tokens, value_norm=value_norm,
+        exclude=exclude, layers=layers, heads=heads,
+    )  # fmt: skip
 
 
 def scores_from_states(
@@ -52,116 +70,100 @@ def scores_from_states(
     states: Float[Tensor, "B K L D"],
     attention_mask: Int[Tensor, "B K L"],
     *,
+    labels: Int[Tensor, "B T"] | None = None,
+    position: Position = "first",
     stage: Stage = "pre_softmax",
-    tokens: Tokens = "mean",
+    tokens: str = "mean",
+    value_norm: bool = False,
+    exclude: Bool[Tensor, "B K L"] | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
 ) -> Float[Tensor, "B K"]:
     """`passage_scores` where the passages are already encoded, so that several signals share one encoder pass."""
-    scores = first_step_scores(model, states, attention_mask, stage=stage)
-    real = attention_mask.bool()
-    total = scores.masked_fill(~real, 0.0).sum(-1)
-    if tokens == "mean":
-        total = total / real.sum(-1).clamp(min=1)
-    return torch.where(real.any(-1), total, -torch.inf if stage == "pre_softmax" else 0.0)
+    looking, counted = _looking(model, labels, position), attention_mask.bool()
+    if exclude is not None:
+        counted = counted & ~exclude
+    by_token = token_scores(
+        model, states, attention_mask, labels=None if position == "first" else labels, stage=stage, value_norm=value_norm,
+        layers=layers, heads=heads,
+    )  # fmt: skip
+    by_position = aggregated(by_token, counted[:, None], tokens)
+    if looking is None:
+        score = by_position[:, 0]
+    else:
+        score = (by_position * looking[..., None]).sum(1) / looking.sum(1).clamp(min=1)[:, None]
+    return torch.where(counted.any(-1), score, -torch.inf if stage == "pre_softmax" else 0.0)
 
 
-def first_step_scores(
+def token_scores(
     model: PreTrainedModel,
     states: Float[Tensor, "B K L D"],
     attention_mask: Int[Tensor, "B K L"],
     *,
+    labels: Int[Tensor, "B T"] | None = None,
     stage: Stage = "pre_softmax",
-) -> Float[Tensor, "B K L"]:
-    """Cross-attention of the first decoder position, mean over layers and heads, one value a token.
+    value_norm: bool = False,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+) -> Float[Tensor, "B T K L"]:
+    """Cross-attention of each decoder position to each token, mean over layers and heads.
 
-    Before the softmax, pads hold whatever the kernel's inputs give: mask them; after it, 0. This is also what a heat-map of
-    the reader shows.
+    Without labels, of the first position alone. Before the softmax, pads hold whatever the kernel's inputs give: mask them;
+    after it, 0. This is also what a heat-map of the reader shows. No layer's map outlives its call.
     """
-    batch, passages, length, width = states.shape
-    start = torch.full((batch, 1), start_token(model), device=states.device)
-    mask = attention_mask.view(batch, passages * length)
+    batch, passages, length, _ = states.shape
+    mask = attention_mask.reshape(batch, passages * length)
 
-    def reduce(scores: Float[Tensor, "B H T S"]) -> Float[Tensor, "B S"]:
-        return (scores.float().mean(1) if stage == "pre_softmax" else distribution(scores, mask))[:, 0]
+    def reduce(scores: Float[Tensor, "B H T S"], values: Float[Tensor, "B H S d"]) -> Float[Tensor, "B T S"]:
+        found = scores.float() if stage == "pre_softmax" else shares(scores, mask)
+        if value_norm:
+            found = found * values.float().norm(dim=-1)[:, :, None]
+        return (found if heads is None else found[:, _chosen(heads, found.shape[1], "heads")]).mean(1)
 
-    with captured_scores(model, reduce, passages * length) as layers:
-        model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states.view(batch, passages * length, width)),  # type: ignore[arg-type]
-            attention_mask=mask,
-            decoder_input_ids=start,
-            use_cache=False,
-        )
-    if not layers:
+    inputs = torch.full((batch, 1), start_token(model), device=states.device) if labels is None else shifted(model, labels)
+    with captured_scores(model, reduce, passages * length) as by_layer:
+        model(**fused(states, attention_mask, inputs), use_cache=False)
+    if not by_layer:
         raise TypeError(
             f"{type(model).__name__} called no cross-attention through transformers' attention interface: expected an "
             "encoder-decoder such as T5, BART or EncoderDecoderModel whose decoder attends to the encoder"
         )
-    return torch.stack(layers).mean(0).view(batch, passages, length)
+    kept = by_layer if layers is None else [by_layer[layer] for layer in _chosen(layers, len(by_layer), "layers")]
+    return torch.stack(kept).mean(0).view(batch, -1, passages, length)
 
 
-def distribution(scores: Float[Tensor, "B H T S"], mask: Int[Tensor, "B S"]) -> Float[Tensor, "B T S"]:
-    """The softmax of cross-attention scores over the real tokens, mean over heads, in float32; 0 at pads."""
-    floor = torch.finfo(torch.float32).min
-    return scores.float().masked_fill(~mask.bool()[:, None, None], floor).softmax(-1).mean(1)
+def aggregated(values: Float[Tensor, "*rows L"], counted: Bool[Tensor, "*#rows L"], tokens: str) -> Float[Tensor, "*rows"]:
+    """One number for the tokens that count: their mean, sum, maximum, or topN. 0, or -inf of max, where none does.
 
-
-def start_token(model: PreTrainedModel) -> int:
-    """The id that the decoder starts from. ValueError where neither config says it."""
-    for name in ("decoder_start_token_id", "bos_token_id"):
-        for config in (model.generation_config, model.config):
-            token = getattr(config, name, None)
-            if token is not None:
-                return int(token)
-    raise ValueError(
-        f"{type(model).__name__} names no decoder start token: set config.decoder_start_token_id (T5: the pad id, "
-        "a BERT decoder: the id of [CLS])"
-    )
-
-
-@contextmanager
-def captured_scores(model: PreTrainedModel, reduce: Reduce, source_tokens: int) -> Iterator[list[Tensor]]:
-    """The list that `reduce(pre-softmax scores)` of each cross-attention call of `model` is appended to, layer by layer.
-
-    Works for every attention kernel, since it takes the queries and keys that are handed to it and leaves the kernel its
-    work. A call of the model is cross-attention where its keys are as many as the `source_tokens` and it is not marked
-    causal, as the decoder's self-attention is; the encoder must not run inside this block. It replaces an entry of a global
-    table of transformers, so one thread at a time.
+    >>> values, counted = torch.tensor([1.0, 4.0, 2.0, 9.0]), torch.tensor([True, True, True, False])
+    >>> [round(float(aggregated(values, counted, how)), 2) for how in ("mean", "sum", "max", "top2", "top4")]
+    [2.33, 7.0, 4.0, 3.0, 1.75]
     """
-    kept: list[Tensor] = []
-    ours = set(model.modules())
-    names = {module.config._attn_implementation for module in ours if isinstance(module, PreTrainedModel)}
-    table = ALL_ATTENTION_FUNCTIONS
-
-    def capturing(base: Callable | None) -> Callable:
-        def attention(
-            module: torch.nn.Module,
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            mask: Tensor | None,
-            **kwargs: Any,  # noqa: ANN401 (each kernel's own)
-        ) -> tuple[Tensor, Tensor | None]:
-            if module in ours and key.shape[-2] == source_tokens and not getattr(module, "is_causal", False):
-                scale = kwargs.get("scaling")
-                scale = query.shape[-1] ** -0.5 if scale is None else scale
-                kept.append(reduce(query @ _repeated(key, query.shape[1]).transpose(-1, -2) * scale))
-            kernel = base or sys.modules[type(module).__module__].eager_attention_forward
-            return kernel(module, query, key, value, mask, **kwargs)
-
-        return attention
-
-    before = {name: table._local_mapping.get(name) for name in names}
-    try:
-        for name in names:
-            table[name] = capturing(table.get(name))
-        yield kept
-    finally:
-        for name, function in before.items():
-            if function is None:
-                del table[name]
-            else:
-                table[name] = function
+    total = values.masked_fill(~counted, 0.0)
+    if tokens in ("sum", "mean"):
+        return total.sum(-1) / (counted.sum(-1).clamp(min=1) if tokens == "mean" else 1)
+    ranked = values.masked_fill(~counted, -torch.inf)
+    if tokens == "max":
+        return ranked.amax(-1)
+    if not (tokens.startswith("top") and tokens[3:].isdecimal() and int(tokens[3:]) > 0):
+        raise ValueError(f"tokens is {tokens!r}, expected mean, sum, max, or top and a number such as top5")
+    most = int(tokens[3:])
+    best = ranked.topk(min(most, ranked.shape[-1])).values
+    return best.masked_fill(best == -torch.inf, 0.0).sum(-1) / most
 
 
-def _repeated(key: Tensor, heads: int) -> Tensor:
-    """Keys once per query head (grouped-query attention shares one key head among several)."""
-    return key if key.shape[1] == heads else key.repeat_interleave(heads // key.shape[1], dim=1)
+def _looking(model: PreTrainedModel, labels: Tensor | None, position: Position) -> Bool[Tensor, "B T"] | None:
+    """Which positions count; None for the first alone. ValueError where there are no labels to be teacher-forced."""
+    if position == "first":
+        return None
+    if labels is None:
+        raise ValueError(f"position {position!r} is teacher-forced: give `labels`, the target ids of each question")
+    return labels != IGNORED if position == "all" else answer_positions(model, labels)
+
+
+def _chosen(wanted: Sequence[int], count: int, what: str) -> list[int]:
+    if wanted and all(0 <= one < count for one in wanted):
+        return list(wanted)
+    raise ValueError(
+        f"{what} is {list(wanted)}, but the decoder has {count}: give some of 0 to {count - 1}, or None for all"
+    )

@@ -13,56 +13,44 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.modeling_outputs import Seq2SeqLMOutput
 
-from retort.teachers.fid.attention import captured_scores, distribution, start_token
+from retort.teachers.fid.capture import captured_scores, shares
+from retort.teachers.fid.decoding import IGNORED, fused, shifted, start_token
 from retort.teachers.fid.encoding import encode_passages
 
-IGNORED = -100  # the label of a target position that is padding: transformers' convention
 
+class FusionInDecoder(nn.Module):
+    """An encoder-decoder that fuses passages in its decoder: `forward` gives the log-likelihood of the target tokens.
 
-class Reader(nn.Module):
-    """A FiD reader: `forward` gives the log-likelihood of the target tokens, `generate` answers greedily.
-
-    `model` is the encoder-decoder as transformers made it; `gate`, where the reader copies, gives the probability of it.
+    `model` is the encoder-decoder as transformers made it; `gate`, where it copies, gives the probability of copying.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, copies: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, *, copies: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.tokenizer = tokenizer
         self.gate = nn.Linear(model.get_decoder().config.hidden_size, 1) if copies else None
 
     def forward(
         self, input_ids: Int[Tensor, "B K L"], attention_mask: Int[Tensor, "B K L"], labels: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B T"]:
         """Log-probability of each target token given those before it and all K passages; 0 where `labels` is -100."""
-        states = encode_passages(self.model, input_ids, attention_mask)
-        real = labels != IGNORED
-        start = torch.full_like(labels[:, :1], start_token(self.model))
-        before = labels[:, :-1].masked_fill(~real[:, :-1], int(self.tokenizer.pad_token_id))  # type: ignore[arg-type]
-        log_probs, _ = self.next_token(states, input_ids, attention_mask, torch.cat([start, before], dim=1))
-        return log_probs.gather(-1, labels.masked_fill(~real, 0)[..., None])[..., 0].masked_fill(~real, 0.0)
+        return self.target_log_probs(
+            encode_passages(self.model, input_ids, attention_mask), input_ids, attention_mask, labels
+        )
 
-    @torch.no_grad()
-    def generate(
-        self, input_ids: Int[Tensor, "B K L"], attention_mask: Int[Tensor, "B K L"], *, max_tokens: int
-    ) -> Int[Tensor, "B T"]:
-        """The greedy answer's token ids, pads after the end token; at most `max_tokens`. Keys and values are cached.
-
-        Ties go to the lowest id. Our own loop, because a copying reader's probabilities are not its model's logits.
-        """
-        states = encode_passages(self.model, input_ids, attention_mask)
-        pad, end = int(self.tokenizer.pad_token_id), end_token(self)  # type: ignore[arg-type]
-        token = torch.full_like(input_ids[:, 0, :1], start_token(self.model))
-        done = torch.zeros_like(token, dtype=torch.bool)
-        past, answer = None, []
-        while len(answer) < max_tokens and not bool(done.all()):
-            log_probs, past = self.next_token(states, input_ids, attention_mask, token, past, cached=True)
-            token = log_probs[:, -1:].argmax(-1).masked_fill(done, pad)
-            answer.append(token)
-            done = done | (token == end)
-        return torch.cat(answer, dim=1)
+    def target_log_probs(
+        self,
+        states: Float[Tensor, "B K L D"],
+        input_ids: Int[Tensor, "B K L"],
+        attention_mask: Int[Tensor, "B K L"],
+        labels: Int[Tensor, "B T"],
+        past: Cache | None = None,
+    ) -> Float[Tensor, "B T"]:
+        """What `forward` gives, of passages that are encoded already; `past` may hold their keys and values."""
+        decoder_input = shifted(self.model, labels)
+        log_probs, _ = self.next_token(states, input_ids, attention_mask, decoder_input, past, cached=past is not None)
+        return log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0].masked_fill(labels == IGNORED, 0.0)
 
     def next_token(
         self,
@@ -92,20 +80,41 @@ class Reader(nn.Module):
         self, states: Tensor, attention_mask: Tensor, decoder_input: Tensor, past: Cache | None, cached: bool
     ) -> tuple[Seq2SeqLMOutput, Tensor]:
         """The decoder's output and, where the reader copies, its last cross-attention [B, T, K L], mean over heads."""
-        batch, passages, length, width = states.shape
-        mask = attention_mask.view(batch, passages * length)
-        arguments = {
-            "encoder_outputs": BaseModelOutput(last_hidden_state=states.view(batch, passages * length, width)),  # type: ignore[arg-type]
-            "attention_mask": mask,
-            "decoder_input_ids": decoder_input,
-            "past_key_values": past,
-            "use_cache": cached,
-        }
+        arguments = fused(states, attention_mask, decoder_input) | {"past_key_values": past, "use_cache": cached}
         if self.gate is None:
             return self.model(**arguments), states
-        with captured_scores(self.model, lambda scores: distribution(scores, mask), passages * length) as layers:
+        mask = arguments["attention_mask"]
+        with captured_scores(self.model, lambda scores, _: shares(scores, mask).mean(1), mask.shape[1]) as layers:
             output = self.model(**arguments, output_hidden_states=True)
         return output, layers[-1]
+
+
+class Reader(FusionInDecoder):
+    """A FiD reader: a decoder over passages, the tokeniser that goes with it, and greedy answers."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, copies: bool = False) -> None:
+        super().__init__(model, copies=copies)
+        self.tokenizer = tokenizer
+
+    @torch.no_grad()
+    def generate(
+        self, input_ids: Int[Tensor, "B K L"], attention_mask: Int[Tensor, "B K L"], *, max_tokens: int
+    ) -> Int[Tensor, "B T"]:
+        """The greedy answer's token ids, pads after the end token; at most `max_tokens`. Keys and values are cached.
+
+        Ties go to the lowest id. Our own loop, because a copying reader's probabilities are not its model's logits.
+        """
+        states = encode_passages(self.model, input_ids, attention_mask)
+        pad, end = int(self.tokenizer.pad_token_id), end_token(self)  # type: ignore[arg-type]
+        token = torch.full_like(input_ids[:, 0, :1], start_token(self.model))
+        done = torch.zeros_like(token, dtype=torch.bool)
+        past, answer = None, []
+        while len(answer) < max_tokens and not bool(done.all()):
+            log_probs, past = self.next_token(states, input_ids, attention_mask, token, past, cached=True)
+            token = log_probs[:, -1:].argmax(-1).masked_fill(done, pad)
+            answer.append(token)
+            done = done | (token == end)
+        return torch.cat(answer, dim=1)
 
 
 def end_token(reader: Reader) -> int:

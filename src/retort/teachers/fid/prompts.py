@@ -1,14 +1,17 @@
 """What the reader is shown: passage strings and targets as token ids. FiD's formats are the defaults of config.Prompts."""
 
 from collections.abc import Sequence
+from string import Formatter
+from typing import get_args
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from retort.config import Prompts
-from retort.records import Group
-from retort.teachers.fid.model import IGNORED, Reader, end_token
+from retort.config import Part, Prompts
+from retort.records import Group, Passage
+from retort.teachers.fid.decoding import IGNORED
+from retort.teachers.fid.model import Reader, end_token
 
 
 def passage_strings(group: Group, prompts: Prompts) -> list[str]:
@@ -46,6 +49,39 @@ def tokenise_passages(
         ids[b, k, : len(row)] = torch.tensor(row)
         mask[b, k, : len(row)] = 1
     return ids, mask
+
+
+def parts_of(reader: Reader, groups: Sequence[Group], prompts: Prompts) -> dict[Part, Bool[Tensor, "B K L"]]:
+    """Which tokens of `tokenise_passages` are the question's, the title's, the format's own words, or special tokens.
+
+    A token belongs where its first character that is no space lies. What is none of them is the passage's text.
+    """
+    ids, mask = tokenise_passages(reader, groups, prompts)
+    found: dict[Part, Tensor] = {part: torch.zeros(ids.shape, dtype=torch.bool) for part in get_args(Part)}
+    for b, group in enumerate(groups):
+        for k, string in enumerate(passage_strings(group, prompts)):
+            owners = _owners(group.query.text, group.passages[k], prompts.passage)
+            spans = reader.tokenizer(
+                string, truncation=True, max_length=prompts.passage_tokens, add_special_tokens=prompts.special_tokens,
+                return_offsets_mapping=True,
+            )["offset_mapping"]  # fmt: skip
+            for place, (start, end) in enumerate(spans):  # type: ignore[misc]
+                inside = next((at for at in range(start, end) if not string[at].isspace()), None)  # type: ignore[has-type]
+                part = "separators" if inside is None else owners[inside]
+                if part in found:
+                    found[part][b, k, place] = True  # type: ignore[index]
+    return {part: tokens & mask.bool() for part, tokens in found.items()}
+
+
+def _owners(question: str, passage: Passage, template: str) -> list[str]:
+    """For each character of a passage string, the part that it comes from; "text" for the passage's own."""
+    values = {"question": question, "title": passage.title, "text": passage.text}
+    owners: list[str] = []
+    for literal, field, _, _ in Formatter().parse(template):
+        owners += ["prefix"] * len(literal)
+        if field is not None:
+            owners += [field] * len(values[field])
+    return owners
 
 
 def tokenise_targets(reader: Reader, answers: Sequence[str], prompts: Prompts) -> Int[Tensor, "B T"]:

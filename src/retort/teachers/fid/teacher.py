@@ -1,4 +1,4 @@
-"""A trained reader as a Teacher: G for groups of candidates, its answers, and where it looked."""
+"""A trained reader as a Teacher: its signals for groups of candidates, its answers, and where it looked."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -7,51 +7,65 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from jaxtyping import Float, Float32, Int
-from torch import Tensor
+from jaxtyping import Float32
 
-from retort.config import Prompts, Signal
+from retort.config import Prompts
 from retort.records import Group
-from retort.teachers.fid.attention import first_step_scores, passage_scores
+from retort.teachers.fid.attention import token_scores
 from retort.teachers.fid.encoding import encode_passages
 from retort.teachers.fid.model import Reader
 from retort.teachers.fid.prompts import passage_strings, tokenise_passages
+from retort.teachers.fid.signals import Encodings, ReaderSignal
 
 
 class FidTeacher:
-    """Scores candidates by the reader's cross-attention, raw, without dropout and without the answer.
+    """Scores candidates by signals of a trained reader, raw and without dropout. Of several answers the first is read.
 
-    `signal` fid_kd: FiD-KD's label G. copy: the log of the share of attention that falls on the passage, mean over heads and
-    layers; of a reader that copies by one decoder layer, the log-probability that a copied first word comes from there.
+    What each signal is: `TeacherSettings.signal` and `attention`.
     """
 
     def __init__(
-        self, reader: Reader, prompts: Prompts, *, batch: int, accelerator: Accelerator, signal: Signal = "fid_kd"
+        self,
+        reader: Reader,
+        prompts: Prompts,
+        *,
+        batch: int,
+        accelerator: Accelerator,
+        signals: Sequence[ReaderSignal] = (ReaderSignal(),),
     ) -> None:
         self._reader = reader.to(accelerator.device).eval()
-        self._prompts, self._batch, self._accelerator, self._signal = prompts, batch, accelerator, signal
+        self._prompts, self._batch, self._accelerator, self._wanted = prompts, batch, accelerator, tuple(signals)
 
     def score(self, groups: Sequence[Group]) -> list[Float32[np.ndarray, "K"]]:
-        """The signal of each passage of each group. ValueError where a score is not finite, with the question's id."""
-        scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(groups)
+        """The first signal of each passage of each group. Errors as `signals` has them."""
+        return self.signals(groups)[0]
+
+    def signals(self, groups: Sequence[Group]) -> list[list[Float32[np.ndarray, "K"]]]:
+        """For each signal, its score of each passage of each group; passages are encoded once for all of them.
+
+        ValueError where a score is not finite, or a question has no answer that a signal reads, with the question's id.
+        """
+        self._check_answers(groups)
+        scores = [[np.empty(0, np.float32)] * len(groups) for _ in self._wanted]
         for rows in _batches(groups, self._batch):
-            ids, mask = tokenise_passages(self._reader, [groups[row] for row in rows], self._prompts)
-            device = self._accelerator.device
-            with torch.no_grad(), self._accelerator.autocast():
-                found = self._signals(ids.to(device), mask.to(device)).float().cpu().numpy()
-            for row, values in zip(rows, found, strict=True):
-                scores[row] = values[: len(groups[row].passages)]
-        for group, values in zip(groups, scores, strict=True):
-            if not np.isfinite(values).all():
-                raise ValueError(f"the reader scores a passage of question {group.query.id!r} {values}: label in float32")
+            encodings = Encodings(self._reader, [groups[row] for row in rows], self._prompts, self._accelerator.device)
+            for found, signal in zip(scores, self._wanted, strict=True):
+                with torch.no_grad(), self._accelerator.autocast():
+                    values = encodings.scores(signal).float().cpu().numpy()
+                for row, one in zip(rows, values, strict=True):
+                    found[row] = one[: len(groups[row].passages)]
+        for found, signal in zip(scores, self._wanted, strict=True):
+            _check_finite(groups, found, signal)
         return scores
 
-    def _signals(self, ids: Int[Tensor, "B K L"], mask: Int[Tensor, "B K L"]) -> Float[Tensor, "B K"]:
-        if self._signal == "fid_kd":
-            return passage_scores(self._reader.model, ids, mask)
-        share = passage_scores(self._reader.model, ids, mask, stage="post_softmax", tokens="sum")
-        # below 1e-38 float32 cannot tell a share from 0, of which there is no log
-        return share.clamp(min=torch.finfo(share.dtype).tiny).log()
+    def _check_answers(self, groups: Sequence[Group]) -> None:
+        reading = [signal.name for signal in self._wanted if signal.reads_answers]
+        without = [group.query.id for group in groups if group.passages and not group.query.answers]
+        if reading and without:
+            raise ValueError(
+                f"the signals {reading} read an answer, and {len(without)} questions have none, among them {without[:5]}: "
+                "give answers, or take a signal that reads none (fid_kd, copy)"
+            )
 
     def looked_at(self, group: Group) -> list[tuple[list[str], list[float]]]:
         """For each passage, its string in pieces, one a token, and the first-step score of each: a heat-map's data.
@@ -63,7 +77,7 @@ class FidTeacher:
         device = self._accelerator.device
         with torch.no_grad(), self._accelerator.autocast():
             states = encode_passages(self._reader.model, ids.to(device), mask.to(device))
-            scores = first_step_scores(self._reader.model, states, mask.to(device)).float().cpu()[0]
+            scores = token_scores(self._reader.model, states, mask.to(device)).float().cpu()[0, 0]
         offsets = self._reader.tokenizer(
             strings,
             truncation=True,
@@ -98,6 +112,15 @@ def answer_groups(
         answers += [(mine[row].query.id, text.strip()) for row, text in zip(rows, texts, strict=True)]
     reader.train(training)
     return dict(gather_object(answers) if accelerator.num_processes > 1 else answers)
+
+
+def _check_finite(groups: Sequence[Group], scores: Sequence[np.ndarray], signal: ReaderSignal) -> None:
+    for group, values in zip(groups, scores, strict=True):
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"the reader's {signal.name} of a passage of question {group.query.id!r} is not finite ({values}): label in "
+                "float32, and let some token of each passage count"
+            )
 
 
 def _batches(groups: Sequence[Group], batch: int) -> Iterator[list[int]]:

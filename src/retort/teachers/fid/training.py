@@ -22,8 +22,9 @@ from retort.compute import batch_rows, freeze_lowest, linear_schedule, load_chec
 from retort.config import Phase, Read
 from retort.records import Group
 from retort.store import StepLog, write_atomic
+from retort.teachers.fid.decoding import IGNORED
 from retort.teachers.fid.loading import save_reader
-from retort.teachers.fid.model import IGNORED, Reader
+from retort.teachers.fid.model import Reader
 from retort.teachers.fid.prompts import tokenise_passages, tokenise_targets
 from retort.teachers.fid.teacher import answer_groups
 from retort.text import AnswerMatcher, exact_match, f1
