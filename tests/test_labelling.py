@@ -1,5 +1,7 @@
 """How the labels of a round come about; that any teacher's labels train any student is in test_matrix.py."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -143,3 +145,30 @@ def test_a_reader_that_first_comes_in_a_later_round_starts_anew(sources, tmp_pat
     assert "round-1/read" not in steps
     assert steps["round-2/read"].folder.state() == "done"
     assert plan(chosen, tmp_path)["prepare"].config == chosen
+
+
+def test_several_signals_of_the_reader_come_from_one_pass_and_are_fused(sources, tmp_path):
+    fid = {"kind": "fid", "attention": {"exclude": ["question"]}}
+    teachers = [{"kind": "answers"}, {"kind": "fid", "signal": "pdist"}, {"kind": "bm25"}, fid]
+    chosen = config(sources, rounds=1, label={"teachers": teachers, "depth": 4})
+    step = run(chosen, tmp_path / "all", only=[*SEARCHED, "round-1/read", "round-1/label"])["round-1/label"]
+    for number in (1, 3):
+        alone = config(sources, rounds=1, label={"teachers": [teachers[number]], "depth": 4})
+        single = run(alone, tmp_path / str(number), only=[*SEARCHED, "round-1/read", "round-1/label"])["round-1/label"]
+        found, wanted = Run.read(step.path / f"teacher-{number}.parquet"), Run.read(single.path / LABELS)
+        assert list(found.query_ids) == list(wanted.query_ids)
+        assert found.passages.tolist() == wanted.passages.tolist()
+        np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-6)
+
+
+def test_a_signal_that_reads_answers_needs_an_answer_to_every_question(sources, tmp_path):
+    """Those of test are labelled too, to measure the teacher as a Run; it is said before anything is trained."""
+    lines = [json.loads(line) for line in (sources / "test.jsonl").read_text().splitlines()]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({**line, "answers": []}) + "\n" for line in lines))
+    chosen = config(
+        sources, rounds=1, prepare={"queries": {"test": str(tmp_path / "test.jsonl")}},
+        label={"teachers": [{"kind": "fid", "signal": "loop"}], "depth": 4},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"test\.jsonl"):
+        run(chosen, tmp_path / "run")
+    assert not (tmp_path / "run" / "round-1").exists()

@@ -4,6 +4,7 @@ Each stage reads the folders of the stages before it, calls the families, and wr
 families never meet but here. Which steps there are and when one is stale: plan.py. How results become a report: evidence.py.
 """
 
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -26,13 +27,21 @@ from retort.indexes.union import union
 from retort.job import Bar, Bars, Job, by_step, no_bars
 from retort.labelling import LABELS, MODEL, labelled, looked_at, reader_answers, teacher_names
 from retort.losses import build
-from retort.plan import Step, needs_answers, only_graded, plan
+from retort.plan import Step, answered_splits, only_graded, plan
 from retort.prepared import CANDIDATES, CORPUS, Prepared, asked_of, distinct, limited, write_prepared
 from retort.records import Corpus, Passage, Query, Run
-from retort.searching import kind_of, lost, passages_of, search_student, sparse_trouble, student_of
+from retort.searching import (
+    in_training,
+    kind_of,
+    lost,
+    passages_of,
+    search_student,
+    sparse_trouble,
+    stored_round,
+    student_of,
+)  # fmt: skip
 from retort.store import MANIFEST, PARTS, disk_watched, locked, read_json, remove, write_atomic, write_json, write_parts
 from retort.students.card import CardFacts, write_model_card
-from retort.students.loading import load_student
 from retort.teachers.fid.loading import load_reader, make_reader
 from retort.teachers.fid.training import ReaderData, train_reader
 from retort.tensors import Student
@@ -104,9 +113,9 @@ def prepare(job: Job, step: Step) -> Facts:
     graded: dict[str, str] = {**settings.qrels, **({"train": settings.positives} if settings.positives else {})}
     qrels = {split: read_qrels(source, split) for split, source in graded.items()}
     splits: dict[str, list[Query]] = {}
-    ungraded, strict = 0, only_graded(step.config)
+    ungraded, strict, answered = 0, only_graded(step.config), answered_splits(step.config)
     for split, source in settings.queries.items():
-        found = read_queries(source, split, require_answers=split != "test" and needs_answers(step.config))
+        found = read_queries(source, split, require_answers=split in answered)
         kept = [query for query in found if split not in strict or query.id in qrels[split].grades]
         ungraded += len(found) - len(kept)
         if found and not kept:
@@ -172,8 +181,7 @@ def distil(job: Job, step: Step) -> Facts:
     every = Run.read(job.path(step.round, "label") / LABELS)
     labels = prepared.answered(every) if step.config.label.require_answer else every
     of_split = {split: asked_of(labels, prepared.splits[split]) for split in ("train", "dev")}
-    goes_on = settings.later_rounds == "continue" and step.round > 1
-    student = load_student(settings.student, folder=job.path(step.round - 1, "distil") / MODEL if goes_on else None)
+    student = in_training(job, step, every)
     method = Method(objectives=build(settings.objectives))
     curation, of_dev = curated(job, step, "train"), curated(job, step, "dev")
     audit = audit_round(job.steps, step.round, prepared)
@@ -210,6 +218,10 @@ def distil(job: Job, step: Step) -> Facts:
 def encode(job: Job, step: Step) -> Facts:
     """The corpus in half precision as the round's student sees it (round 0: the untouched one), in parts."""
     settings, corpus = step.config.encode, job.prepared.corpus
+    if step.round and step.config.distil.student.query_side is not None:
+        if job.accelerator.is_main_process:
+            shutil.copytree(job.path(stored_round(step), "encode") / PARTS, step.path / PARTS, dirs_exist_ok=True)
+        return {"items": 0, "passages kept": len(corpus)}
     student, kind = student_of(job, step.round), kind_of(job, step.round)
     cuts = range(0, len(corpus), settings.passages_per_part)
     with job.bars("passages encoded", len(corpus)) as bar:

@@ -10,6 +10,7 @@ from retort.data import fingerprint
 from retort.distil.method import Method
 from retort.losses import build
 from retort.store import StageFolder, key_of
+from retort.teachers.fid.signals import ReaderSignal
 
 # Raise a stage's version when what it writes changes for the same settings; folders of the old version are built again.
 VERSIONS = {
@@ -89,10 +90,13 @@ def reads(config: Config) -> frozenset[str]:
     return Method(objectives=build(config.distil.objectives)).reads
 
 
-def needs_answers(config: Config) -> bool:
-    """Whether train and dev questions must have answers: for a reader, for positives, or for the choice of a model."""
+def answered_splits(config: Config) -> set[str]:
+    """The splits of which every question must have answers.
+
+    train and dev for a reader, for positives, or for the choice of a model; test too where labels come of reading answers.
+    """
     rounds = [config.of_round(number) for number in range(1, config.rounds + 1)]
-    return any(
+    trained = any(
         settings.label.reads
         or any(teacher.kind == "answers" for teacher in settings.label.teachers)
         or settings.label.require_answer
@@ -100,6 +104,9 @@ def needs_answers(config: Config) -> bool:
         or (settings.distil.positives == "answers" and "positive" in reads(settings))
         for settings in rounds
     )
+    fid = [teacher for settings in rounds for teacher in settings.label.teachers if teacher.kind == "fid"]
+    labelled = any(ReaderSignal(teacher.signal, teacher.attention).reads_answers for teacher in fid)
+    return ({"train", "dev"} if trained else set()) | ({"test"} if labelled else set())
 
 
 def uses_grades(config: Config) -> bool:
@@ -128,7 +135,7 @@ def _section(config: Config, stage: str, number: int) -> dict[str, Any]:
     whole = config.model_dump(mode="json")
     section = {stage: whole[stage], "round": number}
     if stage == "prepare":
-        section["questions"] = [needs_answers(config), sorted(only_graded(config))]
+        section["questions"] = [sorted(answered_splits(config)), sorted(only_graded(config))]
         section["sources"] = {source: fingerprint(source) for source in sources(config)}
     if stage in ("read", "distil", "index", "evaluate"):
         section["seed"] = config.seed

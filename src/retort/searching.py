@@ -21,14 +21,25 @@ from retort.indexes.token_vectors import TokenParts, write_token_part
 from retort.indexes.vectors import VectorParts, write_vector_part
 from retort.job import Job
 from retort.labelling import MODEL
+from retort.plan import Step
 from retort.prepared import Prepared
 from retort.records import Passage, Query, Run
+from retort.students.dense import DenseStudent
 from retort.students.loading import AnyStudent, load_student
+from retort.students.query_side import QuerySideStudent
 from retort.students.sparse import SparseStudent, collapse
 
 AnyIndex = DenseIndex | InvertedIndex | MultiVectorIndex
 ASKED = 100  # questions of which recall is measured where an index is approximate
 K = 100  # at which it is measured
+PASSAGE_SIDE = (
+    "model",
+    "sha256",
+    "passage_format",
+    "passage_tokens",
+    "pooling",
+    "score",
+)  # settings that its vectors depend on
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,33 @@ def student_of(job: Job, number: int) -> AnyStudent:
     return student
 
 
+def in_training(job: Job, step: Step, labels: Run) -> AnyStudent | QuerySideStudent:
+    """The student that a round trains: of the round before, or anew; over stored passages where only queries are trained."""
+    settings, goes_on = step.config.distil.student, _goes_on(step)
+    student = load_student(settings, folder=job.path(step.round - 1, "distil") / MODEL if goes_on else None)
+    if settings.query_side is None:
+        return student
+    assert isinstance(student, DenseStudent)
+    stored = stored_round(step)
+    before = job.steps[f"round-{stored}/encode"].config.distil.student
+    if changed := [name for name in PASSAGE_SIDE if getattr(before, name) != getattr(settings, name)]:
+        raise ValueError(
+            f"student.query_side is {settings.query_side!r}, but round {stored}, whose passage vectors stay, had another "
+            f"{changed[0]} ({getattr(before, changed[0])!r}): leave it as it was, or train both sides"
+        )
+    rows, corpus = np.unique(labels.passages), job.prepared.corpus
+    return QuerySideStudent(student, passages_of(job, stored).take, dict(zip(corpus.ids(rows), rows.tolist(), strict=True)))
+
+
+def stored_round(step: Step) -> int:
+    """The round whose passage vectors a round keeps that trains the query side alone: that of the student it starts from."""
+    return step.round - 1 if _goes_on(step) else 0
+
+
+def _goes_on(step: Step) -> bool:
+    return step.config.distil.later_rounds == "continue" and step.round > 1
+
+
 def kind_of(job: Job, number: int) -> Kind:
     """The kind of a round's student."""
     return KINDS[job.steps[f"round-{number}/encode"].config.distil.student.kind]
@@ -71,7 +109,7 @@ def search_student(job: Job, number: int, queries: Sequence[Query], k: int) -> R
 
 
 def search_pool(
-    student: AnyStudent, passages: Sequence[Passage], queries: Sequence[Query], k: int, job: Job
+    student: AnyStudent | QuerySideStudent, passages: Sequence[Passage], queries: Sequence[Query], k: int, job: Job
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Scores and places in `passages` of the best `k` for each query, by an exact search in memory."""
     kind = KINDS[student.settings.kind]
@@ -80,7 +118,7 @@ def search_pool(
     return index.search(student.embed(queries, "query", autocast=job.precision), k)  # type: ignore[arg-type]
 
 
-def sparse_trouble(student: AnyStudent, prepared: Prepared, job: Job) -> str | None:
+def sparse_trouble(student: AnyStudent | QuerySideStudent, prepared: Prepared, job: Job) -> str | None:
     """What is wrong with the vectors of a sparse student in training: of dev questions, and of some passages."""
     if not isinstance(student, SparseStudent):
         return None

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 from retort.config.fields import Section, with_fields
 
 OWN_FIELDS = {  # settings that only one kind of student has
-    "dense": ("pooling", "score"),
+    "dense": ("pooling", "score", "query_side", "lora_rank"),
     "sparse": ("sparse_pooling", "inference_free"),
     "late_interaction": ("dimension", "query_expansion", "skip_punctuation"),
 }
@@ -29,6 +29,10 @@ class StudentModel(Section):
     scale: PositiveFloat | Literal["sqrt_dim"] | None = None
     towers: Literal["tied", "separate"] = "tied"
     dropout: float | None = Field(default=None, ge=0, lt=1)  # None: what the model's own config says
+    # what of the query side is trained while passages keep their stored vectors (Atlas): its whole tower, a matrix behind
+    # it, or low-rank changes of its self-attention; None: both sides are trained
+    query_side: Literal["full", "linear", "lora"] | None = None
+    lora_rank: PositiveInt = 8
     frozen_layers: NonNegativeInt = 0  # lowest encoder layers, and the embeddings with them, that are not trained
     sparse_pooling: Literal["max", "sum"] = "max"  # over the tokens of a text (SPLADE v2 and ++: max; v1: sum)
     inference_free: bool = False  # a query's weights are looked up by token, without an encoder

@@ -21,6 +21,7 @@ from retort.students.dense import DenseStudent
 from retort.students.late_interaction import LateInteractionStudent
 from retort.students.loading_late_interaction import late_interaction_model
 from retort.students.loading_sparse import sparse_model
+from retort.students.query_side import train_query_side
 from retort.students.sparse import SparseStudent
 from retort.students.stock import transformers_of
 from retort.students.texts import passage_prompt
@@ -46,6 +47,8 @@ def load_student(settings: StudentModel, *, folder: Path | None = None) -> AnySt
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = settings.dropout
+    if settings.query_side is not None:
+        train_query_side(model, settings)  # type: ignore[arg-type]
     for transformer in transformers_of(model):
         freeze_lowest(transformer, settings.frozen_layers, "student.frozen_layers")
     return student_of(model.eval(), settings)
@@ -80,7 +83,7 @@ def _set_pooling(model: SentenceTransformer, mode: str) -> None:
 def _with_towers(model: BaseModel, settings: StudentModel) -> BaseModel:
     """One tower for both sides, or two that start from the same weights (sentence-transformers' Router)."""
     routed = any(isinstance(module, Router) for module in model.modules())
-    one = settings.towers == "tied" and not settings.inference_free
+    one = settings.towers == "tied" and not settings.inference_free and settings.query_side is None
     if one and routed:
         raise ValueError("student.towers is 'tied', but the model has a tower for each side: set it to 'separate'")
     if one or routed:

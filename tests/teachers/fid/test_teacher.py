@@ -136,3 +136,10 @@ def test_answering_uses_no_dropout_and_leaves_the_mode_as_it_was(tokenizer, grou
     first, second = (answer_groups(reader, groups, PROMPTS, batch=4, accelerator=accelerator) for _ in range(2))
     assert first == second
     assert reader.training is training
+
+
+def test_a_question_without_answers_is_refused_by_a_signal_that_reads_them(readers, groups, accelerator):
+    one = Group(Query("alone", "who fell", ()), groups[2].passages)
+    labelling = FidTeacher(readers["t5"], PROMPTS, batch=3, accelerator=accelerator, signals=[ReaderSignal("pdist")])
+    with pytest.raises(ValueError, match=r"\['pdist'\] read an answer, and 1 questions have none, among them \['alone'\]"):
+        labelling.score([one])
