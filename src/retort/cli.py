@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from retort import pipeline
 from retort.auditing import audits
+from retort.bill import planned
 from retort.checks import check_config
 from retort.config import load
 from retort.evaluation.audit import lines
@@ -85,6 +86,26 @@ def status(config: ConfigFile, out: Out = None, changes: Changes = [], as_json: 
     """The state of every step: done, stale, partial (and how far), missing."""
     steps = plan(load(_file(config), changes), _root(config, out))
     _print_states(steps, list(steps), as_json)
+
+
+@app.command(name="plan")
+def bill_of(
+    config: ConfigFile,
+    out: Out = None,
+    changes: Changes = [],  # noqa: B006 (typer copies it)
+    hours: Annotated[float | None, typer.Option(help="say which label depth keeps the run within so many hours")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a run will cost: calls, tokens, hours and disk of each step, from half a minute of trying the models."""
+    found = planned(load(_file(config), changes), _root(config, out), hours)
+    rows = [
+        [line.step, f"{line.items:,} {line.unit}", f"{line.tokens:,}", _duration(line.seconds), f"{line.disk / 1e6:,.1f}"]
+        for line in found.lines
+    ]
+    rows.append(["all", "", f"{sum(line.tokens for line in found.lines):,}", _duration(found.seconds), ""])
+    _print_table(("step", "work", "tokens", "time", "disk (MB)"), rows, found.plain(), as_json)
+    if not as_json:
+        typer.echo("\n".join(found.notes()))
 
 
 @app.command()
@@ -221,6 +242,10 @@ def _print_results(root: Path, as_json: bool) -> None:
     _print_table(("run", *measures), rows, {"rows": report["rows"], "report": str(page)}, as_json)
     if not as_json:
         typer.echo(f"report: {page}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
 def _share(value: float | None) -> str:

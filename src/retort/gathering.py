@@ -20,7 +20,7 @@ from retort.evidence import AGREEMENT, RESULTS, SUMMARY, Steps, headline, round_
 from retort.plan import Step
 from retort.prepared import Prepared
 from retort.records import Query, Run
-from retort.store import COST, read_json
+from retort.store import BILL, COST, read_json
 from retort.text import AnswerMatcher
 
 UNTOUCHED, BM25 = "untouched", "bm25"
@@ -127,10 +127,15 @@ def _agreement_table(steps: Steps, rounds: Sequence[int]) -> Table:
 
 def _costs(steps: Steps) -> list[Cost]:
     found = [(name, read_json(step.path / COST)) for name, step in steps.items() if (step.path / COST).exists()]
+    file = steps["prepare"].path.parent / BILL
+    planned = read_json(file)["steps"] if file.exists() else {}
     return [
-        Cost(name, seconds=cost["seconds"], items=cost["items"], unit=cost["unit"], peak_mb=cost["peak_mb"])
+        Cost(
+            name, seconds=cost["seconds"], items=cost["items"], unit=cost["unit"], peak_mb=cost["peak_mb"],
+            planned_seconds=planned.get(name, {}).get("seconds"),
+        )
         for name, cost in found
-    ]
+    ]  # fmt: skip
 
 
 def _examples(steps: Steps, step: Step, prepared: Prepared, split: str, measure: str, best: int) -> Examples:

@@ -64,7 +64,7 @@ def labelled(job: Job, step: Step, name: str, candidates: Run, reader: Reader | 
             found = _scores(job, step, fid_teacher(job, step, reader).signals, number, name, candidates)
             raw.update(zip(signals, found, strict=True))
         else:
-            judge = _teacher(job, teacher)
+            judge = made_teacher(job, teacher)
             raw[number] = _scores(job, step, lambda groups, one=judge: [one.score(groups)], number, name, candidates)[0]
     runs = [replace(raw[number], name=name) for number in range(len(raw))]
     whole = runs[0]
@@ -160,7 +160,7 @@ def _scores(job: Job, step: Step, score: Scoring, number: int, name: str, candid
     return [joined(name, [Run.read(path / str(place)) for path in parts]) for place in found]
 
 
-def _teacher(job: Job, settings: TeacherSettings) -> Teacher:
+def made_teacher(job: Job, settings: TeacherSettings) -> Teacher:
     """A teacher that the run does not train."""
     if settings.kind == "answers":
         return AnswersTeacher()

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
-COST = "cost.json"
+COST, BILL = "cost.json", "bill.json"  # what a stage took; what the whole run was estimated to take
 PARTS = "parts"
 FULL_BYTES = 1_000_000  # a disk with less than this left is full: torch and numpy then fail with errors of their own
 

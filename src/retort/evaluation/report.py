@@ -26,7 +26,7 @@ SYSTEMS = ("baseline", "student", "round")  # roles that compete for the best va
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage took: `items` of `unit` in `seconds`, and the peak memory of its processes in MB."""
+    """What one stage took: `items` of `unit` in `seconds`, the peak memory of its processes in MB, and what was planned."""
 
     stage: str
     _: KW_ONLY
@@ -34,6 +34,7 @@ class Cost:
     items: Number = None
     unit: str = ""
     peak_mb: Number = None
+    planned_seconds: Number = None
 
 
 @dataclass(frozen=True)
