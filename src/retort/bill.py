@@ -20,7 +20,8 @@ from retort.distil.caching import encode_batch
 from retort.distil.sampling import Labelled
 from retort.indexes.bm25 import BM25Index, BM25Settings
 from retort.job import Job
-from retort.labelling import fid_teacher, made_teacher
+from retort.labelling import fid_teacher
+from retort.making import made_teacher
 from retort.pipeline import run
 from retort.plan import Step
 from retort.prepared import Prepared
@@ -45,7 +46,9 @@ class Speeds:
     indexed: float  # passages, by BM25
     searched: float  # multiply-adds of a search through dense vectors
     read: float  # passages that a reader is trained on
-    labelled: tuple[float, ...]  # passages, by each teacher that runs a model; several signals of the reader are one
+    labelled: tuple[
+        float, ...
+    ]  # passages, by each teacher that runs a model; several signals of the reader are one; 0: remote
     passage_tokens: float  # of the student's passage
     string_tokens: float  # of a string that the reader or another teacher sees
     vector_bytes: float  # of an encoded passage, on disk
@@ -226,7 +229,9 @@ def probe(job: Job, config: Config, *, seconds: float = 3.0) -> Speeds:
         signals = fid_teacher(job, step, reader)
         labelled.append(rate(lambda: len(signals.signals(sample)) and len(texts), seconds))
     for settings in config.label.teachers:
-        if settings.kind not in (*FREE, "fid"):
+        if settings.server is not None:  # each call may cost money, so none is tried
+            labelled.append(0.0)
+        elif settings.kind not in (*FREE, "fid"):
             judge = made_teacher(job, settings)
             labelled.append(rate(lambda one=judge: len(one.score(sample)) and len(texts), seconds))
     student_tokens = student.tokenise(texts, "passage").lengths.float().mean()

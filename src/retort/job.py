@@ -58,6 +58,11 @@ class Job:
         """The context in which models compute in the precision that was asked for."""
         return self.accelerator.autocast()
 
+    @property
+    def root(self) -> Path:
+        """The folder of the run."""
+        return self.steps["prepare"].path.parent
+
     def path(self, round_number: int, stage: str) -> Path:
         """The folder of a stage of a round."""
         return self.steps[f"round-{round_number}/{stage}"].path

@@ -15,18 +15,16 @@ from retort.candidates import as_ranked, cut, known_positives, within
 from retort.config import Config, TeacherSettings
 from retort.data import read_scores
 from retort.job import Job
+from retort.making import made_teacher
 from retort.plan import Step
-from retort.records import Group, Run, Teacher
+from retort.records import Group, Run
 from retort.store import PARTS, write_parts
-from retort.teachers.answers import AnswersTeacher
-from retort.teachers.cross_encoder import CrossEncoderTeacher
 from retort.teachers.fid.model import Reader
 from retort.teachers.fid.signals import ReaderSignal
 from retort.teachers.fid.teacher import FidTeacher, answer_groups
 from retort.teachers.fused import calibrated, fuse, unshared
-from retort.teachers.loading import load_cross_encoder, load_retriever
 from retort.teachers.raw import check_raw
-from retort.teachers.retriever import RetrieverTeacher
+from retort.teachers.remote.judge import JudgeTeacher
 
 Scoring = Callable[[Sequence[Group]], Sequence[Sequence[np.ndarray]]]  # one list of scores, or several from one look
 LABELS, MODEL = "labels.parquet", "model"
@@ -64,8 +62,10 @@ def labelled(job: Job, step: Step, name: str, candidates: Run, reader: Reader | 
             found = _scores(job, step, fid_teacher(job, step, reader).signals, number, name, candidates)
             raw.update(zip(signals, found, strict=True))
         else:
-            judge = made_teacher(job, teacher)
-            raw[number] = _scores(job, step, lambda groups, one=judge: [one.score(groups)], number, name, candidates)[0]
+            made = made_teacher(job, teacher)
+            raw[number] = _scores(job, step, lambda groups, one=made: [one.score(groups)], number, name, candidates)[0]
+            if isinstance(made, JudgeTeacher) and made.counts["failed"]:
+                aside["replies of the judge that never had the form"] += made.counts["failed"]
     runs = [replace(raw[number], name=name) for number in range(len(raw))]
     whole = runs[0]
     if len(runs) > 1 and job.accelerator.is_main_process:
@@ -149,7 +149,10 @@ def _scores(job: Job, step: Step, score: Scoring, number: int, name: str, candid
             rows = [candidates.of(query.id)[0] if query.id in candidates else [] for query in queries]
             path.mkdir()
             for place, scores in enumerate(score(groups)):
-                Run.build(name, [query.id for query in queries], rows, scores).write(path / str(place))
+                known = [~np.isnan(values) for values in scores]  # a judge may leave a passage without a score
+                kept = [np.asarray(own)[one] for own, one in zip(rows, known, strict=True)]
+                said = [values[one] for values, one in zip(scores, known, strict=True)]
+                Run.build(name, [query.id for query in queries], kept, said).write(path / str(place))
             bar(len(queries))
 
         parts = write_parts(folder, len(cuts), write, mine=job.mine)
@@ -158,19 +161,6 @@ def _scores(job: Job, step: Step, score: Scoring, number: int, name: str, candid
     if not job.accelerator.is_main_process:
         return [candidates for _ in found]
     return [joined(name, [Run.read(path / str(place)) for path in parts]) for place in found]
-
-
-def made_teacher(job: Job, settings: TeacherSettings) -> Teacher:
-    """A teacher that the run does not train."""
-    if settings.kind == "answers":
-        return AnswersTeacher()
-    assert settings.model is not None
-    given = {"passage_format": settings.passage_format, "tokens": settings.tokens, "autocast": job.precision}
-    if settings.kind == "retriever":
-        retriever = load_retriever(settings.model, settings.sha256).to(job.accelerator.device)
-        return RetrieverTeacher(retriever, **given)
-    cross_encoder = load_cross_encoder(settings.model, settings.sha256).to(job.accelerator.device)
-    return CrossEncoderTeacher(cross_encoder, squashed=settings.squashed, **given)
 
 
 def joined(name: str, runs: Sequence[Run]) -> Run:

@@ -105,7 +105,10 @@ def answered_splits(config: Config) -> set[str]:
         for settings in rounds
     )
     fid = [teacher for settings in rounds for teacher in settings.label.teachers if teacher.kind == "fid"]
-    labelled = any(ReaderSignal(teacher.signal, teacher.attention).reads_answers for teacher in fid)
+    labelled = any(ReaderSignal(teacher.signal, teacher.attention).reads_answers for teacher in fid) or any(
+        teacher.kind in ("language_model", "remote") and teacher.language.reads_answers
+        for settings in rounds for teacher in settings.label.teachers
+    )  # fmt: skip
     return ({"train", "dev"} if trained else set()) | ({"test"} if labelled else set())
 
 
@@ -122,7 +125,7 @@ def only_graded(config: Config) -> set[str]:
 
 def models_of(config: Config) -> list[str]:
     """The models that label without being trained by the run."""
-    return [teacher.model for teacher in config.label.teachers if teacher.model]
+    return [teacher.model for teacher in config.label.teachers if teacher.model and teacher.server is None]
 
 
 def score_files(config: Config) -> list[str]:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from retort.config.fields import Optimiser, Section
+from retort.config.language import Judge, LanguageModel, ServerSettings
 from retort.config.sections import (
     Bm25,
     Compute,
@@ -40,7 +41,9 @@ __all__ = [
     "Encode",
     "Evaluate",
     "Index",
+    "Judge",
     "Label",
+    "LanguageModel",
     "Negatives",
     "ObjectiveSettings",
     "Optimiser",
@@ -52,6 +55,7 @@ __all__ = [
     "Reporting",
     "Retrieve",
     "Section",
+    "ServerSettings",
     "Signal",
     "Split",
     "StudentModel",

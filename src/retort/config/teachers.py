@@ -5,8 +5,13 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from retort.config.fields import Optimiser, Section, with_fields
+from retort.config.language import Judge, LanguageModel, ServerSettings
 
 Signal = Literal["fid_kd", "adist", "copy", "pdist", "emdr2", "loop"]
+TeacherKind = Literal[
+    "fid", "bm25", "answers", "cross_encoder", "retriever", "run", "language_model", "remote", "judge"
+]  # fmt: skip
+REMOTE = ("remote", "judge")
 Part = Literal["question", "title", "prefix", "separators"]  # of a passage string, as `Prompts.passage` joins it
 
 
@@ -75,16 +80,22 @@ class TeacherSettings(Section):
 
     bm25: the run's own first search. answers: whether a passage holds an answer; worth something beside another teacher.
     cross_encoder: `model` reads question and passage together. retriever: `model` is a sentence-transformers retriever.
+    language_model: `model` is a causal one, asked as `language` says. remote, judge: `model` behind `server`, asked for
+    likelihoods as `language` says, or for its judgement.
     run: `scores` is a file (Run, TREC, ColBERT, FlagEmbedding, sentence-transformers, ...); where it is the only teacher its
     lists are the candidates too.
     """
 
-    kind: Literal["fid", "bm25", "answers", "cross_encoder", "retriever", "run"] = "fid"
+    kind: TeacherKind = "fid"
     model: str | None = None
     sha256: str | None = None
     scores: str | None = None
-    passage_format: str = "{title} {text}"  # cross_encoder, retriever
-    tokens: PositiveInt = 256  # of question and passage together; of a retriever's passage
+    server: ServerSettings | None = None  # remote, judge
+    language: LanguageModel = LanguageModel()  # language_model, remote
+    judge: Judge = Judge()
+    passage_format: str = "{title} {text}"  # cross_encoder, retriever, judge
+    tokens: PositiveInt = 256  # of question and passage together; of a retriever's or language model's passage
+    words: PositiveInt | None = None  # remote, judge: of a passage's text; None: all
     # of fid. By attention: fid_kd, the paper's G; adist, Atlas's; copy, the log of the share (for readers that copy). By how
     # likely the first answer is: pdist, given each passage alone; emdr2, its sum over tokens; loop, given all but that one
     signal: Signal = "fid_kd"
@@ -99,10 +110,21 @@ class TeacherSettings(Section):
 
     @model_validator(mode="after")
     def _names_its_source(self) -> "TeacherSettings":
-        wanted = {"cross_encoder": "model", "retriever": "model", "run": "scores"}.get(self.kind)
+        wanted = None if self.kind in ("fid", "bm25", "answers") else "scores" if self.kind == "run" else "model"
         for name in ("model", "scores"):
             if (getattr(self, name) is None) == (name == wanted):
                 raise ValueError(f"a {self.kind} teacher takes {wanted or 'neither model nor scores'}: look at `{name}`")
+        return self
+
+    @model_validator(mode="after")
+    def _is_where_it_says(self) -> "TeacherSettings":
+        if (self.server is not None) != (self.kind in REMOTE):
+            needed = "takes a server: give `server.base_url`" if self.kind in REMOTE else "takes no server: take it out"
+            raise ValueError(f"a {self.kind} teacher {needed}")
+        if self.kind == "remote" and self.language.signal == "attention":
+            raise ValueError(
+                "no server tells where a model looks: take the signal answer or question, or kind language_model"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,0 +1,69 @@
+"""The settings of teachers that are language models: here or behind a server, asked for likelihoods or a judgement."""
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from retort.config.fields import Section
+
+
+class LanguagePrompt(Section):
+    """Format strings: `head`, one `passage` after the other, `tail`, and what is `scored` behind them."""
+
+    passage: str = "{title}\n{text}"
+    tail: str
+    scored: str
+    head: str = ""
+
+
+class LanguageModel(Section):
+    """What a causal language model says of a passage, and how it is asked (kinds language_model and remote).
+
+    answer: how likely the first answer is, given question and passage. question: how likely the question is, given the
+    passage. attention: how much of it falls on the passage, of all in one prompt (language_model alone).
+    """
+
+    signal: Literal["answer", "question", "attention"] = "answer"
+    prompt: LanguagePrompt | None = None  # None: the signal's own
+    chat: bool = False  # in the user's turn of the tokeniser's template
+    chat_options: dict[str, Any] = {}  # of the template, such as {enable_thinking: false}
+    end_token: bool = False  # the scored text ends there
+    looking: Literal["question", "last", "answer"] = "question"  # attention: the tokens that look back
+    calibrated: bool = True  # attention: less that of a question without content
+    heads: dict[NonNegativeInt, list[NonNegativeInt]] | None = None  # attention: those that count, by layer; None: all
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether an answer is fed to the model."""
+        return self.signal == "answer" or (self.signal == "attention" and self.looking == "answer")
+
+
+class ServerSettings(Section):
+    """An OpenAI-compatible server, and how patiently it is asked. `key_variable` names the variable that holds the key."""
+
+    base_url: str
+    key_variable: str | None = None
+    timeout_seconds: PositiveFloat = 120.0
+    retries: NonNegativeInt = 6
+    in_flight: PositiveInt = 8  # requests at the same time
+    requests_per_minute: PositiveFloat | None = None
+    extra: dict[str, Any] = {}  # fields of every request
+
+
+class Judge(Section):
+    """How a language model judges passages: a grade for each, or a ranking of up to `window` together."""
+
+    form: Literal["grades", "ranking"] = "ranking"
+    scale: PositiveInt = 3  # grades: from 0 to this
+    expected: bool = False  # grades: the mean over the probabilities that the server gives the grades
+    window: int = Field(default=10, ge=2)
+    repeats: PositiveInt = 1  # each shows the passages in another order
+    attempts: PositiveInt = 3  # replies to one request, until one has the form
+    failed: Literal["refuse", "skip"] = "refuse"
+    temperature: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _repeats_differ(self) -> "Judge":
+        if self.repeats > 1 and self.form == "grades" and not self.temperature:
+            raise ValueError("repeated grades at temperature 0 are the same: set temperature, or repeats to 1")
+        return self
