@@ -5,10 +5,11 @@ import pytest
 from typer.testing import CliRunner
 
 from retort import bill as bills
-from retort.bill import Speeds, bill, depth_within, planned, rate, refreshes
+from retort.bill import bill, depth_within, planned, refreshes
 from retort.cli import app
 from retort.pipeline import run
 from retort.plan import plan
+from retort.probing import Speeds, rate
 from retort.store import read_json
 from tiny_run import config, write_config
 

@@ -21,6 +21,7 @@ from retort.bill import planned
 from retort.checks import check_config
 from retort.config import load
 from retort.evaluation.audit import lines
+from retort.importing import convert
 from retort.job import Bar, Bars
 from retort.plan import Step, plan
 from retort.suite import evaluate_suite
@@ -119,6 +120,19 @@ def search(
     hits = pipeline.search_run(folder, question, k)
     rows = [[f"{hit['score']:.3f}", hit["title"], hit["text"][:160]] for hit in hits]
     _print_table(("score", "title", "text"), rows, hits, as_json)
+
+
+@app.command(name="convert")
+def converted(
+    source: Annotated[Path, typer.Argument(help="a checkpoint of FiD or Atlas: its folder, or its file of weights")],
+    out: Annotated[Path, typer.Argument(help="a new folder")],
+    reader_tokenizer: Annotated[str | None, typer.Option(help="a folder or hub id; no checkpoint holds one")] = None,
+    retriever_tokenizer: Annotated[str | None, typer.Option(help="the same for its retriever")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A checkpoint of FiD or Atlas as folders that load today; no code in it is run."""
+    found = convert(source, out, reader_tokenizer=reader_tokenizer, retriever_tokenizer=retriever_tokenizer)
+    typer.echo(json.dumps(found.plain()) if as_json else "\n".join(found.lines()))
 
 
 @app.command()

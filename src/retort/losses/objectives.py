@@ -12,19 +12,8 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from retort.losses import listwise
 from retort.losses.inbatch import candidate_mass, info_nce
-from retort.losses.listwise import (
-    bkl,
-    ckl,
-    cross_entropy,
-    jensen_shannon,
-    kl,
-    list_mle,
-    marginal_likelihood,
-    mse,
-    reverse_kl,
-    shares,
-)  # fmt: skip
 from retort.losses.pairwise import margin_mse, margin_mse_all, max_margin, ranknet
 from retort.losses.ranking import Scheme, approx_ndcg, cl_drd, drd_labels, lambda_loss
 from retort.losses.regularisers import flops, l1
@@ -62,25 +51,25 @@ class Plain(Tempered):
 class KL(Plain):
     """`listwise.kl` (FiD-KD: both temperatures 1)."""
 
-    loss = staticmethod(kl)
+    loss = staticmethod(listwise.kl)
 
 
 class EMDR2(Plain):
     """`listwise.marginal_likelihood`; its labels are log-likelihoods of answers: the reader's signal emdr2."""
 
-    loss = staticmethod(marginal_likelihood)
+    loss = staticmethod(listwise.marginal_likelihood)
 
 
 class ReverseKL(Plain):
     """`listwise.reverse_kl`."""
 
-    loss = staticmethod(reverse_kl)
+    loss = staticmethod(listwise.reverse_kl)
 
 
 class JensenShannon(Plain):
     """`listwise.jensen_shannon`."""
 
-    loss = staticmethod(jensen_shannon)
+    loss = staticmethod(listwise.jensen_shannon)
 
 
 @dataclass(frozen=True)
@@ -103,7 +92,7 @@ class CKL(Tempered):
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
-        return ckl(
+        return listwise.ckl(
             *self._sides(signals, target), batch.positive, batch.mask,
             gamma=self.gamma, alpha=self.alpha, ranks=batch.ranks if self.alpha else None,
             detach_weights=self.detach_weights, bias_positives=self.bias_positives,
@@ -119,7 +108,7 @@ class BKL(Tempered):
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
-        return bkl(*self._sides(signals, target), batch.positive, batch.mask, lam=self.lam)
+        return listwise.bkl(*self._sides(signals, target), batch.positive, batch.mask, lam=self.lam)
 
 
 @dataclass(frozen=True)
@@ -136,14 +125,14 @@ class CrossEntropy(Tempered):
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
         student, teacher = self._sides(signals, target)
-        deserved = batch.positive.to(student.dtype) if self.labels == "hard" else shares(teacher, batch.mask)
-        return cross_entropy(student, deserved, batch.mask)
+        deserved = batch.positive.to(student.dtype) if self.labels == "hard" else listwise.shares(teacher, batch.mask)
+        return listwise.cross_entropy(student, deserved, batch.mask)
 
 
 class ListMLE(Plain):
     """`listwise.list_mle` of the teacher's order."""
 
-    loss = staticmethod(list_mle)
+    loss = staticmethod(listwise.list_mle)
 
 
 @dataclass(frozen=True)
@@ -156,7 +145,7 @@ class LambdaLoss(Tempered):
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
         student, teacher = self._sides(signals, target)
-        gains = shares(teacher, batch.mask)
+        gains = listwise.shares(teacher, batch.mask)
         return lambda_loss(student, gains, batch.mask, scheme=self.scheme, mu=self.mu)
 
 
@@ -167,7 +156,7 @@ class ApproxNDCG(Tempered):
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
         student, teacher = self._sides(signals, target)
-        return approx_ndcg(student, shares(teacher, batch.mask), batch.mask)
+        return approx_ndcg(student, listwise.shares(teacher, batch.mask), batch.mask)
 
 
 @dataclass(frozen=True)
@@ -222,7 +211,7 @@ class MarginMSE(Tempered):
 class MSE(Plain):
     """`listwise.mse` of the scores (FiD-KD: both temperatures 1)."""
 
-    loss = staticmethod(mse)
+    loss = staticmethod(listwise.mse)
 
 
 @dataclass(frozen=True)

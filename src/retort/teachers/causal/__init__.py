@@ -1,0 +1,1 @@
+"""Causal language models as teachers: how likely a passage makes the answer or the question, and where they look."""
