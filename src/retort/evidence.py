@@ -21,7 +21,7 @@ from retort.prepared import Prepared, asked_of
 from retort.records import Run
 from retort.searching import search_pool
 from retort.store import read_json, write_json
-from retort.students.loading import AnyStudent
+from retort.students.loading import InTraining
 
 Steps = Mapping[str, Step]
 RESULTS, SUMMARY, AGREEMENT = "results", "summary.json", "agreement.json"
@@ -55,7 +55,7 @@ def evaluate_round(steps: Steps, step: Step, prepared: Prepared) -> int:
     return count
 
 
-def answers_found(student: AnyStudent, labels: Run, prepared: Prepared, measure: str, job: Job) -> float:
+def answers_found(student: InTraining, labels: Run, prepared: Prepared, measure: str, job: Job) -> float:
     """has_answer@k of a student on the dev questions, searching all of their labelled candidates together.
 
     The candidates of all questions stand for the corpus, so that a student can be judged in training without encoding it.

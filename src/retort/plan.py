@@ -145,6 +145,8 @@ def _section(config: Config, stage: str, number: int) -> dict[str, Any]:
     if stage == "label":
         section["prompts"] = whole["read"]["prompts"]
         section["label"] = {**whole["label"], "require_answer": None}  # only distil asks
+        for teacher in section["label"]["teachers"]:  # where a server is, and how patiently it is asked, changes no label
+            teacher["server"] = teacher["server"] and teacher["server"]["extra"]
         section["positives"] = uses_grades(config)
         section["models"] = {name: fingerprint(name) for name in models_of(config)}
         section["scores"] = {file: fingerprint(file) for file in score_files(config)}

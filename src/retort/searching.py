@@ -25,7 +25,7 @@ from retort.plan import Step
 from retort.prepared import Prepared
 from retort.records import Passage, Query, Run
 from retort.students.dense import DenseStudent
-from retort.students.loading import AnyStudent, load_student
+from retort.students.loading import AnyStudent, InTraining, load_student
 from retort.students.query_side import QuerySideStudent
 from retort.students.sparse import SparseStudent, collapse
 
@@ -62,7 +62,7 @@ def student_of(job: Job, number: int) -> AnyStudent:
     return student
 
 
-def in_training(job: Job, step: Step, labels: Run) -> AnyStudent | QuerySideStudent:
+def in_training(job: Job, step: Step, labels: Run) -> InTraining:
     """The student that a round trains: of the round before, or anew; over stored passages where only queries are trained."""
     settings, goes_on = step.config.distil.student, _goes_on(step)
     student = load_student(settings, folder=job.path(step.round - 1, "distil") / MODEL if goes_on else None)
@@ -109,7 +109,7 @@ def search_student(job: Job, number: int, queries: Sequence[Query], k: int) -> R
 
 
 def search_pool(
-    student: AnyStudent | QuerySideStudent, passages: Sequence[Passage], queries: Sequence[Query], k: int, job: Job
+    student: InTraining, passages: Sequence[Passage], queries: Sequence[Query], k: int, job: Job
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Scores and places in `passages` of the best `k` for each query, by an exact search in memory."""
     kind = KINDS[student.settings.kind]
@@ -118,7 +118,7 @@ def search_pool(
     return index.search(student.embed(queries, "query", autocast=job.precision), k)  # type: ignore[arg-type]
 
 
-def sparse_trouble(student: AnyStudent | QuerySideStudent, prepared: Prepared, job: Job) -> str | None:
+def sparse_trouble(student: InTraining, prepared: Prepared, job: Job) -> str | None:
     """What is wrong with the vectors of a sparse student in training: of dev questions, and of some passages."""
     if not isinstance(student, SparseStudent):
         return None

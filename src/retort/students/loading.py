@@ -21,12 +21,13 @@ from retort.students.dense import DenseStudent
 from retort.students.late_interaction import LateInteractionStudent
 from retort.students.loading_late_interaction import late_interaction_model
 from retort.students.loading_sparse import sparse_model
-from retort.students.query_side import train_query_side
+from retort.students.query_side import QuerySideStudent, train_query_side
 from retort.students.sparse import SparseStudent
 from retort.students.stock import transformers_of
 from retort.students.texts import passage_prompt
 
 AnyStudent = DenseStudent | SparseStudent | LateInteractionStudent
+InTraining = AnyStudent | QuerySideStudent  # over stored passages, where its query side alone is trained
 
 
 def load_student(settings: StudentModel, *, folder: Path | None = None) -> AnyStudent:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Normalize
+from sentence_transformers.base.modules import Dense, Normalize, Router
 from torch import Tensor, nn
 
 from retort.config import StudentModel
@@ -55,14 +56,13 @@ def train_query_side(model: SentenceTransformer, settings: StudentModel) -> None
     and value projections of its self-attention, merged into the weights when the student is saved. ValueError: an encoder
     without such projections.
     """
-    towers = model[0].sub_modules  # a Router's
-    query = towers["query"]
-    towers["document"].requires_grad_(False)
+    query, document = (cast(nn.Sequential, cast(Router, model[0]).sub_modules[side]) for side in ("query", "document"))
+    document.requires_grad_(False)
     if settings.query_side == "full":
         return
     query.requires_grad_(False)
     if settings.query_side == "linear":
-        _adapter(query, towers["document"], int(model.get_embedding_dimension() or 0)).requires_grad_(True)
+        _adapter(query, document, int(model.get_embedding_dimension() or 0)).requires_grad_(True)
         return
     found = [(parent, name) for parent, name, layer in _children(query) if name in ADAPTED and isinstance(layer, nn.Linear)]
     if not found:

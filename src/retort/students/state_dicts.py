@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router, Transformer
 from sentence_transformers.base.modules.module import Module
 from sentence_transformers.sentence_transformer.modules import Pooling
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
 from retort.config import StudentModel
@@ -146,6 +146,6 @@ def _student(
             encoder.save_pretrained(folder / str(number))
             tokenizer.save_pretrained(folder / str(number))
             sides.append([Transformer(str(folder / str(number))), *behind])
-        modules: list[Module] = sides[0] if len(sides) == 1 else [Router.for_query_document(*sides)]
+        modules: list[nn.Module] = [*sides[0]] if len(sides) == 1 else [Router.for_query_document(*sides)]
         SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"), create_model_card=False)
         return cast(DenseStudent, load_student(settings, folder=folder / "model"))
