@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from retort.teachers.causal.attention import Looking, passage_attention, token_attention, watched
+from retort.teachers.causal.attention import Looking, passage_attention, token_attention
+from retort.teachers.watching import watched
 
 IDS = torch.randint(5, 240, (16,), generator=torch.Generator().manual_seed(0)).tolist()
 PASSAGES = [range(1, 5), range(6, 10), range(10, 11)]

@@ -5,9 +5,7 @@ to a passage's, less what the same tokens get from a question without content. N
 rows that are asked for are computed a second time, from the queries and keys that the kernel is handed.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +14,11 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from retort.teachers.causal.likelihood import common_prefix, forward
+from retort.teachers.watching import watched
 
 Heads = Mapping[int, Sequence[int]]  # of each layer that counts, from 0, those of its heads that do; empty: all of them
-Look = Callable[..., None]
 OUTLIERS = 2.0  # standard deviations (arXiv 2410.02642, section 3.2)
 
 
@@ -95,39 +92,6 @@ def token_attention(
         forward(model, ids, everything, prefix, use_cache=prefix is not None, logits_to_keep=1)
     _check_layers(model, set(kept), heads)
     return torch.cat(list(kept.values())).mean(0).cpu()
-
-
-@contextmanager
-def watched(model: PreTrainedModel, look: Look) -> Iterator[None]:
-    """Inside, `look(module, query, key, value, mask, options)` is called at each attention of `model`, under any kernel.
-
-    They are what the kernel gets, queries [B, H, T, D], keys and values [B, H or fewer, S, D]. It replaces an entry of a
-    global table of transformers, so one thread at a time.
-    """
-    ours = set(model.modules())
-    names = {module.config._attn_implementation for module in ours if isinstance(module, PreTrainedModel)}
-    table = ALL_ATTENTION_FUNCTIONS
-
-    def watching(base: Callable | None) -> Callable:
-        def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:  # noqa: ANN401
-            if module in ours:
-                look(module, query, key, value, mask, options)
-            kernel = base or sys.modules[type(module).__module__].eager_attention_forward
-            return kernel(module, query, key, value, mask, **options)
-
-        return attention
-
-    before = {name: table._local_mapping.get(name) for name in names}
-    try:
-        for name in names:
-            table[name] = watching(table.get(name))
-        yield
-    finally:
-        for name, function in before.items():
-            if function is None:
-                del table[name]
-            else:
-                table[name] = function
 
 
 def _attention(

@@ -3,16 +3,16 @@
 Here: capturing the scores before the softmax, and the softmax itself. Not here: what is made of them (attention.py).
 """
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from retort.teachers.watching import watched
 
 # makes of one layer's scores before the softmax, and of its values, what is kept
 Reduce = Callable[[Float[Tensor, "B H T S"], Float[Tensor, "B H S d"]], Tensor]
@@ -28,40 +28,16 @@ def captured_scores(model: PreTrainedModel, reduce: Reduce, source_tokens: int) 
     table of transformers, so one thread at a time.
     """
     kept: list[Tensor] = []
-    ours = set(model.modules())
-    names = {module.config._attn_implementation for module in ours if isinstance(module, PreTrainedModel)}
-    table = ALL_ATTENTION_FUNCTIONS
 
-    def capturing(base: Callable | None) -> Callable:
-        def attention(
-            module: torch.nn.Module,
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            mask: Tensor | None,
-            **kwargs: Any,  # noqa: ANN401 (each kernel's own)
-        ) -> tuple[Tensor, Tensor | None]:
-            if module in ours and key.shape[-2] == source_tokens and not getattr(module, "is_causal", False):
-                scale = kwargs.get("scaling")
-                scale = query.shape[-1] ** -0.5 if scale is None else scale
-                heads = query.shape[1]
-                kept.append(reduce(query @ _repeated(key, heads).transpose(-1, -2) * scale, _repeated(value, heads)))
-            kernel = base or sys.modules[type(module).__module__].eager_attention_forward
-            return kernel(module, query, key, value, mask, **kwargs)
+    def look(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, options: Mapping[str, Any]) -> None:
+        if key.shape[-2] != source_tokens or getattr(module, "is_causal", False):
+            return
+        heads, scale = query.shape[1], options.get("scaling")
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        kept.append(reduce(query @ _repeated(key, heads).transpose(-1, -2) * scale, _repeated(value, heads)))
 
-        return attention
-
-    before = {name: table._local_mapping.get(name) for name in names}
-    try:
-        for name in names:
-            table[name] = capturing(table.get(name))
+    with watched(model, look):
         yield kept
-    finally:
-        for name, function in before.items():
-            if function is None:
-                del table[name]
-            else:
-                table[name] = function
 
 
 def shares(scores: Float[Tensor, "B H T S"], mask: Int[Tensor, "B S"]) -> Float[Tensor, "B H T S"]:
