@@ -61,7 +61,8 @@ def dense_model(path: str, settings: StudentModel) -> SentenceTransformer:
     check_encoder(model, path)
     if settings.pooling is not None:
         _set_pooling(model, settings.pooling)
-    if settings.score == "cosine" and not any(isinstance(module, Normalize) for module in model.modules()):
+    normalised = [m for m in model.modules() if isinstance(m, Normalize) and m.module_input_name == "sentence_embedding"]
+    if settings.score == "cosine" and not normalised:
         model.append(Normalize())  # an inner product of the saved model's vectors is a cosine, too
     return model
 
