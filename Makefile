@@ -21,8 +21,9 @@ venv: $(READY)  ## create .venv and install Retort into it; the others do this w
 demo: $(READY)  ## distil a retriever from the documentation of Python's libraries, and print how good it is
 	$(VENV)/bin/retort run recipes/demo.yaml
 
+# Tiny models gain nothing from a second thread, and much from a second process.
 test: $(READY)  ## run the tests
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
 
 check: $(READY)  ## look at the code without running it: lint, format, types, layers
 	$(VENV)/bin/ruff check .

@@ -7,7 +7,7 @@ import pytest
 
 from retort.checks import check_candidates, check_config, check_grades, check_questions, check_start
 from retort.config import Label
-from retort.plan import plan
+from retort.plan import VERSIONS, plan
 from retort.prepared import CORPUS, Prepared, write_prepared
 from retort.records import Corpus, Passage, Qrels, Query, Run
 from retort.store import MANIFEST, read_json, remove
@@ -67,9 +67,10 @@ def test_a_model_is_looked_for_only_by_the_steps_that_load_it(name, models, copi
 
 def test_a_version_is_looked_at_before_anything_is_built(copied, sources):
     manifest = read_json(copied / "round-2/label" / MANIFEST)
-    (copied / "round-2/label" / MANIFEST).write_text(str({**manifest, "version": 2}).replace("'", '"'))
+    ours = VERSIONS["label"]
+    (copied / "round-2/label" / MANIFEST).write_text(str({**manifest, "version": ours + 1}).replace("'", '"'))
     steps = plan(config(sources), copied)
-    with pytest.raises(ValueError, match="round-2/label was written by format version 2, this Retort writes version 1"):
+    with pytest.raises(ValueError, match=f"round-2/label was written by format version {ours + 1}, this Retort writes version {ours}"):
         check_start(steps, list(steps), force=True)
 
 
