@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # What is installed where .venv has no torch yet. A torch that is there already is left as it is.
 TORCH := torch==2.13.0
-BENCHMARKS := label_pass gold_baseline fairytaleqa
+BENCHMARKS := label_pass gold_baseline fairytaleqa refinement msmarco_dl
 
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -1,4 +1,4 @@
-"""What the benchmarks share: where the data is, which machine this is, a Run's measures with intervals, the printed line.
+"""What the benchmarks share: where the data is, which machine this is, measures with intervals and tests, the printed line.
 
 A benchmark prints one line of JSON; table.py turns such lines into a table. Nothing here trains or searches.
 """
@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 
 from retort.config import Config, load, merged, parse
 from retort.evaluation.metrics import PerQuery, evaluate
-from retort.evaluation.significance import bootstrap_interval
+from retort.evaluation.significance import bootstrap_interval, compare, holm
 from retort.records import Corpus, Qrels, Query, Run
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ DIGITS = 4  # of a share: a hundredth of a point
 
 
 def options(text: str, *, out: Path) -> argparse.ArgumentParser:
-    """The options that every benchmark on FairytaleQA takes."""
+    """The options that every benchmark with a recipe takes."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=out, help=f"the run's folder, to go on in too (default {out})")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "fairytaleqa_cpu.yaml", help="the settings")
@@ -49,18 +50,27 @@ def data_folder(name: str) -> Path | None:
     return Path(root) / name
 
 
-def config_on(folder: Path, recipe: Path, changes: Sequence[str]) -> Config:
-    """The recipe with `changes`, on the data in `folder`, which is in BEIR layout.
+def config_on(folder: Path, recipe: Path, changes: Sequence[str], *, queries: Path | None = None) -> Config:
+    """The recipe with `changes`, on the data in `folder`, which is in BEIR layout; `queries` may stand for its own.
 
     Its files are named one by one, and qrels/train.tsv is not among them: no stage can read it, not even to hash it.
     """
-    questions, grades = str(folder / "queries.jsonl"), folder / "qrels"
+    questions, grades = str(queries or folder / "queries.jsonl"), folder / "qrels"
     sources = {
         "corpus": str(folder / "corpus.jsonl"),
         "queries": {split: questions for split in ("train", "dev", "test")},
         "qrels": {split: str(grades / f"{split}.tsv") for split in ("dev", "test")},
     }
     return parse(merged(load(recipe, changes).model_dump(), {"prepare": sources}))
+
+
+def as_changes(values: Mapping[str, Any]) -> list[str]:
+    """What --set would be given for `values`, section by section.
+
+    >>> as_changes({"seed": 1, "distil": {"steps": 5, "student": {"scale": None}}})
+    ['seed=1', 'distil={"steps": 5, "student": {"scale": null}}']
+    """
+    return [f"{section}={json.dumps(value)}" for section, value in values.items()]
 
 
 def measured(run: Run, corpus: Corpus, queries: Sequence[Query], qrels: Qrels) -> PerQuery:
@@ -79,6 +89,32 @@ def row(result: PerQuery) -> dict[str, list[float]]:
         name: [round(value, DIGITS) for value in (float(values.mean()), *bootstrap_interval(values, rng=rng))]
         for name, values in result.measures.items()
     }
+
+
+def mean_of(name: str, results: Sequence[PerQuery]) -> PerQuery:
+    """The mean of several results for each query, such as those of several seeds.
+
+    >>> one, two = (PerQuery("demo", ("q",), {"R@5": np.array([value])}) for value in (0.0, 1.0))
+    >>> mean_of("both", [one, two]).measures["R@5"].tolist()
+    [0.5]
+    """
+    ids = results[0].query_ids
+    values = [result.select(ids).measures for result in results]
+    return PerQuery(name, ids, {measure: np.mean([one[measure] for one in values], axis=0) for measure in values[0]})
+
+
+def compared(systems: Mapping[str, PerQuery], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The paired randomisation test of each pair in every measure, with Holm's correction over all that is given back."""
+    rng, found = np.random.default_rng(0), []
+    for system, baseline in pairs:
+        measures = list(systems[system].measures)
+        for one in compare(systems[system], {baseline: systems[baseline]}, measures=measures, rng=rng):
+            found.append({**asdict(one), "system": system, "baseline": baseline})
+    for one, adjusted in zip(found, holm(np.array([one["p"] for one in found])), strict=True):
+        one["adjusted_p"] = float(adjusted)
+    return [
+        {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in one.items()} for one in found
+    ]
 
 
 def print_line(benchmark: str, facts: Mapping[str, Any], *, argv: Sequence[str]) -> None:

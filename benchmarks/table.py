@@ -14,6 +14,8 @@ from rows import MEASURES
 
 RECORDED = Path(__file__).with_name("results.jsonl")
 QUALITY = ("system", *MEASURES, "trained for", "commit", "date", "machine", "command")
+STUDIES = ("refinement", "msmarco_dl")  # each has measures of its own, and tests
+TESTS = ("system", "against", "measure", "difference", "p", "p of Holm", "won, equal, lost", "commit", "command")
 SPEED = ("benchmark", "ratio", "seconds", "commit", "date", "machine", "command")
 TRAINING = ("read", "label", "distil", "train")  # the stages whose seconds a system's training is
 
@@ -31,21 +33,50 @@ def main(argv: Sequence[str]) -> None:
 
 
 def tables(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The markdown of two tables, what was found and how fast it was; a table without rows is left out.
+    """The markdown of all tables: what the loop found, what each study found and its tests, and speed; none without rows.
 
     Shares are in points with their 95% interval. A round's training is that of all rounds up to it.
     """
-    quality = [row for line in lines if "runs" in line for row in quality_rows(line)]
-    speed = [speed_row(line) for line in lines if "ratio" in line]
-    shown = [_table(columns, rows) for columns, rows in ((QUALITY, quality), (SPEED, speed)) if rows]
-    return "\n".join(shown)
+    found = [(QUALITY, [row for line in lines if "runs" in line for row in quality_rows(line)])]
+    for study in STUDIES:
+        parts = [part for line in lines if line["benchmark"] == study for part in parts_of(line)]
+        measures = list(next(iter(parts[0]["systems"].values()))) if parts else []
+        columns = ("system", *measures, "commit", "date", "machine", "command")
+        found.append((columns, [row for part in parts for row in system_rows(part, measures)]))
+        found.append((TESTS, [row for part in parts for row in comparison_rows(part)]))
+    found.append((SPEED, [speed_row(line) for line in lines if "ratio" in line]))
+    return "\n".join(_table(columns, rows) for columns, rows in found if rows)
 
 
 def quality_rows(line: Mapping[str, Any]) -> Iterator[list[str]]:
     """The cells of each Run of a line."""
     for name, measures in line["runs"].items():
-        cells = ["{:.1f} ({:.1f} to {:.1f})".format(*(100 * value for value in measures[measure])) for measure in MEASURES]
+        cells = [_interval(measures[measure]) for measure in MEASURES]
         yield [name, *cells, trained_for(name, line["seconds"]), *_origin(line)]
+
+
+def parts_of(line: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What a study found on all questions, and on its hard ones, whose systems say so."""
+    yield {**line, "suffix": ""}
+    hard = line.get("hard", {})
+    if "systems" in hard:
+        yield {**line, **hard, "suffix": f", {hard['questions']} hard questions"}
+
+
+def system_rows(part: Mapping[str, Any], measures: Sequence[str]) -> Iterator[list[str]]:
+    """The cells of each system of a study."""
+    for name, values in part["systems"].items():
+        yield [name + part["suffix"], *(_interval(values[measure]) for measure in measures), *_origin(part)]
+
+
+def comparison_rows(part: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The cells of each paired randomisation test of a study."""
+    for one in part["tests"]:
+        difference = _interval([one["difference"], one["low"], one["high"]])
+        counts = f"{one['wins']}, {one['ties']}, {one['losses']}"
+        chances = [f"{one[name]:.4f}" for name in ("p", "adjusted_p")]
+        first = [one["system"] + part["suffix"], one["baseline"], one["measure"]]
+        yield [*first, difference, *chances, counts, part["commit"], f"`{part['command']}`"]
 
 
 def trained_for(name: str, seconds: Mapping[str, float]) -> str:
@@ -69,6 +100,11 @@ def speed_row(line: Mapping[str, Any]) -> list[str]:
     ratios = "; ".join(f"{value:g} ({name})" for name, value in line["ratio"].items())
     seconds = "; ".join(f"{value:g} ({name})" for name, value in line["seconds"].items())
     return [line["benchmark"], ratios, seconds, *_origin(line)]
+
+
+def _interval(values: Sequence[float]) -> str:
+    """A mean and the ends of its interval, in points."""
+    return "{:.1f} ({:.1f} to {:.1f})".format(*(100 * value for value in values))
 
 
 def _origin(line: Mapping[str, Any]) -> list[str]:

@@ -112,7 +112,7 @@ AFTER_DISTIL = {f"round-1/{stage}" for stage in ROUND[2:]} | {f"round-2/{stage}"
         ({"label": {"require_answer": True}}, AFTER_DISTIL),
         ({"rounds": 1}, {"report"}),
     ],
-    ids=str,
+    ids=lambda one: str(sorted(one)) if isinstance(one, set) else str(one),  # sets have no order of their own
 )
 def test_a_changed_setting_makes_its_own_step_stale_and_all_that_stand_on_it(changes, stale, finished, sources):
     found = states(finished, config(sources, **changes))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from retort.config import Config
-from retort.plan import VERSIONS, plan
+from retort.plan import VERSIONS, plan, reads
 from retort.store import key_of
 from tiny_run import config
 
@@ -128,3 +128,8 @@ def test_a_key_is_that_of_the_section_and_of_the_inputs():
     steps = plan(config(SOURCES), Path("run"))
     section = {"encode": {"passages_per_part": 16, "batch_tokens": 16384}, "round": 2}
     assert steps["round-2/encode"].folder.key == key_of(section, [steps["round-2/distil"].folder.key], VERSIONS["encode"])
+
+
+def test_drawing_a_positive_reads_what_is_positive_whatever_the_objective(sources):
+    assert reads(config(sources)) == frozenset()
+    assert reads(config(sources, distil={"sample": "positive"})) == {"positive"}

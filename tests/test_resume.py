@@ -51,13 +51,13 @@ def test_the_costs_of_a_killed_stage_add_up_without_counting_its_items_twice(run
 
 def test_a_resumed_label_stage_scores_only_the_parts_that_are_missing(copied, sources, monkeypatch):
     remove(copied / "round-2" / "label")
-    score, seen = FidTeacher.score, []
+    signals, seen = FidTeacher.signals, []
 
     def dying_second(self, groups):
         seen.append(len(groups))
-        return score(self, groups) if len(seen) != 2 else dying()
+        return signals(self, groups) if len(seen) != 2 else dying()
 
-    monkeypatch.setattr(FidTeacher, "score", dying_second)
+    monkeypatch.setattr(FidTeacher, "signals", dying_second)
     with pytest.raises(KilledError):
         run(config(sources), copied, only=["round-2/label"])
     run(config(sources), copied, only=["round-2/label"])

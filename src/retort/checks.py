@@ -143,10 +143,8 @@ def _check_unused(distil: Distil, needed: frozenset[str]) -> None:
             "distil.ranks_every is set, but no objective reads ranks: expected ckl with alpha above 0; unset it"
         )
     if distil.negatives != Negatives() and "positive" not in needed:
-        raise ValueError("distil.negatives is set, but no objective reads positives: expected one such as ckl; leave it out")
-    if distil.sample == "positive" and "positive" not in needed:
         raise ValueError(
-            "distil.sample is 'positive', but no objective reads positives: expected one such as ckl, or another sample"
+            "distil.negatives is set, but nothing reads positives: expected an objective such as ckl, or sample: positive"
         )
 
 

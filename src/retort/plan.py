@@ -86,8 +86,9 @@ def sources(config: Config) -> list[str]:
 
 
 def reads(config: Config) -> frozenset[str]:
-    """What the objectives of a round read of the candidates: "positive", "ranks"."""
-    return Method(objectives=build(config.distil.objectives)).reads
+    """What the objectives of a round, and the drawing of candidates, read of them: "positive", "ranks"."""
+    drawn = {"positive"} if config.distil.sample == "positive" else set()
+    return Method(objectives=build(config.distil.objectives)).reads | drawn
 
 
 def answered_splits(config: Config) -> set[str]:

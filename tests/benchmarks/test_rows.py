@@ -44,3 +44,16 @@ def test_a_line_names_commit_date_machine_and_command(capsys):
     assert list(line) == ["benchmark", "commit", "date", "machine", "command", "runs"]
     assert line["machine"]["threads"] >= 1
     assert line["command"] == "benchmarks/demo.py --set 'a.b=c d'"
+
+
+def test_tests_are_paired_by_question_and_corrected_together():
+    rng = np.random.default_rng(0)
+    ids = tuple(f"q{i}" for i in range(30))
+    values = {"a": rng.random(30), "b": rng.random(30)}
+    systems = {name: PerQuery("run", ids, {"R@5": found}) for name, found in values.items()}
+    systems["c"] = PerQuery("run", ids[::-1], {"R@5": values["a"][::-1] - 0.5})
+    found = rows.compared(systems, [("a", "c"), ("a", "b")])
+    assert [(one["system"], one["baseline"], one["measure"]) for one in found] == [("a", "c", "R@5"), ("a", "b", "R@5")]
+    assert (found[0]["difference"], found[0]["wins"]) == (0.5, 30)
+    assert found[0]["adjusted_p"] == pytest.approx(2 * found[0]["p"], abs=1e-4)
+    assert rows.compared(systems, []) == []

@@ -17,6 +17,13 @@ SECONDS = {
 }  # fmt: skip
 LOOP = {"benchmark": "fairytaleqa", **HEAD, "seconds": SECONDS, "runs": dict.fromkeys(["bm25", "round-2"], VALUES)}
 GOLD = {"benchmark": "gold_baseline", **HEAD, "seconds": {"train": 90}, "runs": {"gold": VALUES}}
+TEST = {
+    "system": "ckl", "baseline": "kl", "measure": "RR@10", "difference": 0.02, "low": -0.01, "high": 0.05, "p": 0.04,
+    "adjusted_p": 0.12, "wins": 7, "ties": 2, "losses": 1,
+}  # fmt: skip
+MEANS = {"ckl": {"RR@10": [0.5, 0.25, 0.75]}}
+STUDY = {"benchmark": "refinement", **HEAD, "systems": MEANS, "tests": [TEST]}
+STUDY |= {"hard": {"questions": 9, "systems": MEANS, "tests": [TEST]}}
 LABEL = {"benchmark": "label_pass", **HEAD, "seconds": {"one step": 0.5}, "ratio": {"generation of 50": 3.25}}
 
 
@@ -35,6 +42,14 @@ def test_a_cell_is_points_with_their_interval_and_a_bar_in_it_is_escaped():
     assert cells[1] == "50.0 (25.0 to 75.0)"
     assert cells[-4:-1] == ["0123456789", "2026-11-21", "AMD EPYC, 2 threads, AVX512"]
     assert cells[-1] == "`benchmarks/demo.py --set 'a=b/c'`"
+
+
+def test_a_study_has_a_table_of_its_systems_and_one_of_its_tests_and_names_its_hard_questions():
+    systems, tests = table.tables([STUDY, {**STUDY, "hard": {"questions": 0}}]).split("\n\n")
+    assert systems.startswith("| system | RR@10 | commit |")
+    assert [row.split(" | ")[0].strip("| ") for row in systems.splitlines()[2:]] == ["ckl", "ckl, 9 hard questions", "ckl"]
+    cells = tests.splitlines()[3].strip("| ").split(" | ")
+    assert cells[:7] == ["ckl, 9 hard questions", "kl", "RR@10", "2.0 (-1.0 to 5.0)", "0.0400", "0.1200", "7, 2, 1"]
 
 
 @pytest.mark.parametrize(
