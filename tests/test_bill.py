@@ -71,7 +71,7 @@ def test_a_rate_leaves_the_first_call_out(monkeypatch):
     ticks = itertools.count(step=2.0)
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
     calls = []
-    assert rate(lambda: calls.append(1) or 6, 1.0) == 6 / 4  # started at 0, asked at 2, done at 4
+    assert rate(lambda: calls.append(1), 6, 1.0) == 6 / 4  # started at 0, asked at 2, done at 4
     assert len(calls) == 2
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from ancestors import (
     small_tokenizer,
     t5_1_1,
 )
+from malicious import Malicious
 from retort.config import StudentModel
 from retort.importing import convert
 from retort.students.loading import load_student
@@ -104,14 +104,6 @@ def test_a_folders_own_tokeniser_is_taken(tmp_path):
     assert SentenceTransformer(str(tmp_path / "new"), device="cpu").preprocess(["snow"])["input_ids"].tolist() == [
         [3, 31, 4]
     ]
-
-
-class Malicious:
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
 
 
 def test_code_in_a_checkpoint_is_not_run_and_nothing_is_written(tokenizers, tmp_path):

@@ -64,8 +64,7 @@ def bill(
 
 
 def _encoding(step: Step, passages: int, speeds: Speeds) -> Line:
-    kept = step.round > 0 and step.config.distil.student.query_side is not None
-    items, disk = 0 if kept else passages, round(passages * speeds.vector_bytes)
+    items, disk = 0 if step.keeps_passages else passages, round(passages * speeds.vector_bytes)
     return Line(step.name, items, "passages", round(items * speeds.passage_tokens), _over(items, speeds.encoded), disk)
 
 

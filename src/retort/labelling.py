@@ -59,7 +59,7 @@ def labelled(job: Job, step: Step, name: str, candidates: Run, reader: Reader | 
         elif teacher.kind == "fid":
             assert reader is not None
             signals = [place for place, one in enumerate(settings.teachers) if one.kind == "fid"]
-            found = _scores(job, step, fid_teacher(job, step, reader).signals, number, name, candidates)
+            found = _scores(job, step, fid_teacher(job, step, reader).signals, number, name, candidates, lists=len(signals))
             raw.update(zip(signals, found, strict=True))
         else:
             made = made_teacher(job, teacher)
@@ -133,8 +133,8 @@ def _file_scores(job: Job, step: Step, settings: TeacherSettings, candidates: Ru
     return run
 
 
-def _scores(job: Job, step: Step, score: Scoring, number: int, name: str, candidates: Run) -> list[Run]:
-    """One pass over the candidates of all questions: a Run for each list of scores that it finds, whole in the main process.
+def _scores(job: Job, step: Step, score: Scoring, number: int, name: str, candidates: Run, *, lists: int = 1) -> list[Run]:
+    """One pass over the candidates of all questions: a Run for each of the `lists` that it finds, whole in the main process.
 
     `number` is the teacher's, whose folder the parts are in.
     """
@@ -157,10 +157,9 @@ def _scores(job: Job, step: Step, score: Scoring, number: int, name: str, candid
 
         parts = write_parts(folder, len(cuts), write, mine=job.mine)
     job.accelerator.wait_for_everyone()
-    found = range(len(list(parts[0].iterdir())))
     if not job.accelerator.is_main_process:
-        return [candidates for _ in found]
-    return [joined(name, [Run.read(path / str(place)) for path in parts]) for place in found]
+        return [candidates] * lists
+    return [joined(name, [Run.read(path / str(place)) for path in parts]) for place in range(lists)]
 
 
 def joined(name: str, runs: Sequence[Run]) -> Run:

@@ -22,7 +22,7 @@ from retort.distil.loop import CHECKPOINT, Trained, train
 from retort.distil.method import Method
 from retort.evidence import answers_found, evaluate_round
 from retort.gathering import gather_report
-from retort.indexes.bm25 import BM25Index, BM25Settings
+from retort.indexes.bm25 import BM25Index
 from retort.indexes.union import union
 from retort.job import Bar, Bars, Job, by_step, no_bars
 from retort.labelling import LABELS, MODEL, labelled, looked_at, reader_answers, teacher_names
@@ -31,6 +31,7 @@ from retort.plan import Step, answered_splits, only_graded, plan
 from retort.prepared import CANDIDATES, CORPUS, Prepared, asked_of, distinct, limited, write_prepared
 from retort.records import Corpus, Passage, Query, Run
 from retort.searching import (
+    bm25_index,
     in_training,
     kind_of,
     lost,
@@ -39,7 +40,7 @@ from retort.searching import (
     sparse_trouble,
     stored_round,
     student_of,
-)  # fmt: skip
+)
 from retort.store import MANIFEST, PARTS, disk_watched, locked, read_json, remove, write_atomic, write_json, write_parts
 from retort.students.card import CardFacts, write_model_card
 from retort.teachers.fid.loading import load_reader, make_reader
@@ -218,7 +219,7 @@ def distil(job: Job, step: Step) -> Facts:
 def encode(job: Job, step: Step) -> Facts:
     """The corpus in half precision as the round's student sees it (round 0: the untouched one), in parts."""
     settings, corpus = step.config.encode, job.prepared.corpus
-    if step.round and step.config.distil.student.query_side is not None:
+    if step.keeps_passages:
         if job.accelerator.is_main_process:
             shutil.copytree(job.path(stored_round(step), "encode") / PARTS, step.path / PARTS, dirs_exist_ok=True)
         return {"items": 0, "passages kept": len(corpus)}
@@ -242,8 +243,7 @@ def index(job: Job, step: Step) -> Facts:
     built = kind_of(job, step.round).build(passages, step.config.index, step.config.seed)
     built.save(step.path)
     if step.round == 0:
-        settings = step.config.retrieve.bm25
-        BM25Index.build(job.prepared.corpus, settings=BM25Settings(**settings.model_dump())).save(step.path / "bm25")
+        bm25_index(job.prepared.corpus, step.config.retrieve.bm25).save(step.path / "bm25")
     return {"items": len(passages), **lost(job, step.round, built, job.prepared.splits["dev"])}
 
 

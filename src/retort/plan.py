@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retort.config import Config
+from retort.config import Config, TeacherSettings
 from retort.data import fingerprint
 from retort.distil.method import Method
 from retort.losses import build
@@ -41,6 +41,11 @@ class Step:
     def path(self) -> Path:
         """The folder of the stage."""
         return self.folder.path
+
+    @property
+    def keeps_passages(self) -> bool:
+        """Whether the round trains the query side alone, so that the passages keep their vectors."""
+        return self.round > 0 and self.config.distil.student.query_side is not None
 
 
 def plan(config: Config, root: Path, *, known: Mapping[str, str] | None = None) -> dict[str, Step]:
@@ -105,12 +110,15 @@ def answered_splits(config: Config) -> set[str]:
         or (settings.distil.positives == "answers" and "positive" in reads(settings))
         for settings in rounds
     )
-    fid = [teacher for settings in rounds for teacher in settings.label.teachers if teacher.kind == "fid"]
-    labelled = any(ReaderSignal(teacher.signal, teacher.attention).reads_answers for teacher in fid) or any(
-        teacher.kind in ("language_model", "remote") and teacher.language.reads_answers
-        for settings in rounds for teacher in settings.label.teachers
-    )  # fmt: skip
+    labelled = any(_reads_answers(teacher) for settings in rounds for teacher in settings.label.teachers)
     return ({"train", "dev"} if trained else set()) | ({"test"} if labelled else set())
+
+
+def _reads_answers(teacher: TeacherSettings) -> bool:
+    """Whether a model is fed the answer, so that it cannot label a question that has none."""
+    if teacher.kind == "fid":
+        return ReaderSignal(teacher.signal, teacher.attention).reads_answers
+    return teacher.kind in ("language_model", "remote") and teacher.language.reads_answers
 
 
 def uses_grades(config: Config) -> bool:

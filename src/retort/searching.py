@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from retort.config import Index
+from retort.config import Bm25, Index
+from retort.indexes.bm25 import BM25Index, BM25Settings
 from retort.indexes.dense import DenseIndex
 from retort.indexes.fixed_dimensional import EncodingSettings
 from retort.indexes.inverted import InvertedIndex
@@ -23,7 +24,7 @@ from retort.job import Job
 from retort.labelling import MODEL
 from retort.plan import Step
 from retort.prepared import Prepared
-from retort.records import Passage, Query, Run
+from retort.records import Corpus, Passage, Query, Run
 from retort.students.dense import DenseStudent
 from retort.students.loading import AnyStudent, InTraining, load_student
 from retort.students.query_side import QuerySideStudent
@@ -32,14 +33,8 @@ from retort.students.sparse import SparseStudent, collapse
 AnyIndex = DenseIndex | InvertedIndex | MultiVectorIndex
 ASKED = 100  # questions of which recall is measured where an index is approximate
 K = 100  # at which it is measured
-PASSAGE_SIDE = (
-    "model",
-    "sha256",
-    "passage_format",
-    "passage_tokens",
-    "pooling",
-    "score",
-)  # settings that its vectors depend on
+# settings of a student that its passage vectors depend on
+PASSAGE_SIDE = ("model", "sha256", "passage_format", "passage_tokens", "pooling", "score")
 
 
 @dataclass(frozen=True)
@@ -97,6 +92,11 @@ def kind_of(job: Job, number: int) -> Kind:
 def passages_of(job: Job, number: int) -> Any:  # noqa: ANN401 (parts of the student's kind)
     """The encoded corpus of a round, memory-mapped."""
     return kind_of(job, number).open(job.path(number, "encode") / "parts")
+
+
+def bm25_index(corpus: Corpus, settings: Bm25) -> BM25Index:
+    """BM25 over the corpus, as the config has it."""
+    return BM25Index.build(corpus, settings=BM25Settings(**settings.model_dump()))
 
 
 def search_student(job: Job, number: int, queries: Sequence[Query], k: int) -> Run:

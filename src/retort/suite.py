@@ -11,11 +11,10 @@ from retort.config import Bm25, load
 from retort.data import read_corpus, read_qrels, read_queries
 from retort.evaluation.metrics import evaluate
 from retort.evaluation.suites import SuiteTable, suite_table
-from retort.indexes.bm25 import BM25Index, BM25Settings
 from retort.job import Bars, Job, no_bars
 from retort.labelling import MODEL
 from retort.records import Corpus, Run
-from retort.searching import search_pool
+from retort.searching import bm25_index, search_pool
 from retort.store import read_json
 from retort.students.loading import AnyStudent, load_student
 
@@ -54,7 +53,7 @@ def _measured(
     corpus, qrels = Corpus.from_passages(read_corpus(str(folder))), read_qrels(str(folder), "test")
     queries = [query for query in read_queries(str(folder)) if query.id in qrels.grades]
     depth = 1 + max(DEPTH, *map(int, re.findall(r"@(\d+)$", measure)))
-    runs = [BM25Index.build(corpus, settings=BM25Settings(**bm25.model_dump())).search(queries, depth, name="bm25")]
+    runs = [bm25_index(corpus, bm25).search(queries, depth, name="bm25")]
     passages = list(corpus)
     for name, student in students.items():
         student.module.to(job.accelerator.device)

@@ -1,13 +1,13 @@
 """Pickled arrays read as data: the same as unpickled, and nothing of a file is ever run."""
 
 import gzip
-import os
 import pickle
 import re
 
 import numpy as np
 import pytest
 
+from malicious import Malicious
 from retort.data.array_pickles import read_arrays
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4) / 7
@@ -55,14 +55,6 @@ def test_shards_that_numpy_1_pickled_are_read_and_so_are_packed_ones(tmp_path):
 def _reframed(raw):
     """A protocol 4 pickle whose frame is one byte shorter than it says."""
     return raw[:3] + (int.from_bytes(raw[3:11], "little") - 1).to_bytes(8, "little") + raw[11:]
-
-
-class Malicious:
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -2,12 +2,12 @@
 
 import argparse
 import collections
-import os
 import pickle
 
 import pytest
 import torch
 
+from malicious import Malicious
 from retort.data.torch_pickles import read_torch
 
 CHECKPOINT = {
@@ -17,14 +17,6 @@ CHECKPOINT = {
     "scheduler": None,
     "opt": argparse.Namespace(name="best", text_maxlength=200, lr=0.5, flags=[True, None], device=torch.device("cpu")),
 }
-
-
-class Malicious:
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

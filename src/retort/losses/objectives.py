@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from retort.losses import listwise
+import retort.losses.listwise as listwise
 from retort.losses.inbatch import candidate_mass, info_nce
 from retort.losses.pairwise import margin_mse, margin_mse_all, max_margin, ranknet
 from retort.losses.ranking import Scheme, approx_ndcg, cl_drd, drd_labels, lambda_loss

@@ -54,3 +54,15 @@ def golden_t5(golden, golden_weights):
 @pytest.fixture(scope="session")
 def golden_inputs(golden):
     return torch.tensor(golden["ids"]), torch.tensor(golden["mask"])
+
+
+@pytest.fixture(scope="session")
+def atlas():
+    """Atlas's signals on the same weights (methods 9.3)."""
+    return json.loads((GOLDEN / "ref_atlas.json").read_text())
+
+
+@pytest.fixture
+def _no_grad():
+    with torch.no_grad():
+        yield

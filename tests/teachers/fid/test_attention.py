@@ -16,12 +16,6 @@ KINDS = ["t5", "bart", "bert"]
 pytestmark = pytest.mark.usefixtures("_no_grad")
 
 
-@pytest.fixture
-def _no_grad():
-    with torch.no_grad():
-        yield
-
-
 def close(found, wanted, atol=2e-6):
     torch.testing.assert_close(found, torch.as_tensor(wanted, dtype=found.dtype), atol=atol, rtol=0)
 

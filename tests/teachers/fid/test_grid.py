@@ -1,7 +1,5 @@
 """The whole grid of attention signals against Atlas's reference code, and by hand; ADist is one point of it."""
 
-import json
-
 import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
@@ -20,17 +18,6 @@ LABELS = torch.tensor([[11, 12, 13], [90, 80, IGNORED]])
 every_quantity = pytest.mark.parametrize("quantity", QUANTITIES)
 
 pytestmark = pytest.mark.usefixtures("_no_grad")
-
-
-@pytest.fixture
-def _no_grad():
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture(scope="module")
-def atlas(request):
-    return json.loads((request.path.parents[2] / "reference" / "golden" / "ref_atlas.json").read_text())
 
 
 @pytest.fixture

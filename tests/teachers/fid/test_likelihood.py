@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 
@@ -8,21 +6,12 @@ from retort.teachers.fid.decoding import IGNORED
 from retort.teachers.fid.encoding import encode_passages
 from retort.teachers.fid.likelihood import alone, as_fusion, emdr2, loop, pdist, per_token
 
+pytestmark = pytest.mark.usefixtures("_no_grad")
+
 KINDS = ["t5", "bart", "bert", "copying"]
 LABELS = torch.tensor([[11, 12, 13], [90, 80, IGNORED]])
 every_kind = pytest.mark.parametrize("kind", KINDS)
 both_levels = pytest.mark.parametrize("level", ["token", "sequence"])
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture(scope="module")
-def atlas(request):
-    return json.loads((request.path.parents[2] / "reference" / "golden" / "ref_atlas.json").read_text())
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,6 @@ LABELS = torch.tensor([[25, 30, 57, 34, 3], [38, 37, 3, IGNORED, IGNORED]])
 pytestmark = pytest.mark.usefixtures("_no_grad")
 
 
-@pytest.fixture
-def _no_grad():
-    with torch.no_grad():
-        yield
-
-
 @pytest.fixture(scope="session")
 def golden_reader(golden_t5, tokenizer):
     """The golden T5; its pad is 0 like the tokeniser's, and it never generates its end token."""

@@ -8,17 +8,13 @@ from retort.teachers.fid.likelihood import loop, pdist
 from retort.teachers.fid.prompts import parts_of, tokenise_passages, tokenise_targets
 from retort.teachers.fid.signals import Encodings, ReaderSignal
 
+pytestmark = pytest.mark.usefixtures("_no_grad")
+
 PROMPTS = Prompts(passage_tokens=30, answer_tokens=5)
 GROUPS = [
     Group(Query("q1", "who fell", ("snow", "rain")), (Passage("a", "Winter", "snow fell"), Passage("b", "", "fire burnt"))),
     Group(Query("q2", "what burnt", ("fire",)), (Passage("b", "", "fire burnt"), Passage("c", "Sea", "water ran"))),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def passage_scores(
     tokens: mean, sum or max over a passage's tokens; topN: the sum of its N largest over N, so that a token which a short
     passage does not have counts 0.
     value_norm: each token's value is multiplied by the length of its value vector before the output projection.
-    exclude: True for tokens that do not count, such as the question's (`signals.excluded`). They keep their share.
+    exclude: True for tokens that do not count, such as the question's (`prompts.parts_of`). They keep their share.
     layers, heads: which of the decoder's, counted from 0; None: all. All means are plain means.
 
     Order: mean over heads, mean over layers, tokens, positions. Atlas's ADist is position all, post_softmax, sum and
@@ -80,7 +80,8 @@ def scores_from_states(
     heads: Sequence[int] | None = None,
 ) -> Float[Tensor, "B K"]:
     """`passage_scores` where the passages are already encoded, so that several signals share one encoder pass."""
-    looking, counted = _looking(model, labels, position), attention_mask.bool()
+    looking = _looking(model, labels, position).to(states.device)
+    counted = attention_mask.bool()
     if exclude is not None:
         counted = counted & ~exclude
     by_token = token_scores(
@@ -88,10 +89,7 @@ def scores_from_states(
         layers=layers, heads=heads,
     )  # fmt: skip
     by_position = aggregated(by_token, counted[:, None], tokens)
-    if looking is None:
-        score = by_position[:, 0]
-    else:
-        score = (by_position * looking[..., None]).sum(1) / looking.sum(1).clamp(min=1)[:, None]
+    score = (by_position * looking[..., None]).sum(1) / looking.sum(1).clamp(min=1)[:, None]
     return torch.where(counted.any(-1), score, -torch.inf if stage == "pre_softmax" else 0.0)
 
 
@@ -152,10 +150,10 @@ def aggregated(values: Float[Tensor, "*rows L"], counted: Bool[Tensor, "*#rows L
     return best.masked_fill(best == -torch.inf, 0.0).sum(-1) / most
 
 
-def _looking(model: PreTrainedModel, labels: Tensor | None, position: Position) -> Bool[Tensor, "B T"] | None:
-    """Which positions count; None for the first alone. ValueError where there are no labels to be teacher-forced."""
+def _looking(model: PreTrainedModel, labels: Tensor | None, position: Position) -> Bool[Tensor, "_ T"]:
+    """Which positions count; the first has no other beside it. ValueError where no labels are there to be teacher-forced."""
     if position == "first":
-        return None
+        return torch.ones((1, 1), dtype=torch.bool)
     if labels is None:
         raise ValueError(f"position {position!r} is teacher-forced: give `labels`, the target ids of each question")
     return labels != IGNORED if position == "all" else answer_positions(model, labels)

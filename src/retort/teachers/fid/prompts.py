@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from string import Formatter
-from typing import get_args
+from typing import Any, cast, get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from transformers import BatchEncoding
 
 from retort.config import Part, Prompts
 from retort.records import Group, Passage
@@ -38,9 +39,7 @@ def tokenise_passages(
     if most == 0:
         raise ValueError(f"{len(groups)} groups without any passage: retrieve candidates for the questions first")
     strings = [string for group in groups for string in passage_strings(group, prompts)]
-    rows = reader.tokenizer(
-        strings, truncation=True, max_length=prompts.passage_tokens, add_special_tokens=prompts.special_tokens
-    )["input_ids"]
+    rows = _tokenised(reader, strings, prompts)["input_ids"]
     length = max(1, *map(len, rows))  # type: ignore[arg-type]
     ids = torch.full((len(groups), most, length), int(reader.tokenizer.pad_token_id))  # type: ignore[arg-type]
     mask = torch.zeros_like(ids)
@@ -56,21 +55,29 @@ def parts_of(reader: Reader, groups: Sequence[Group], prompts: Prompts) -> dict[
 
     A token belongs where its first character that is no space lies. What is none of them is the passage's text.
     """
-    ids, mask = tokenise_passages(reader, groups, prompts)
-    found: dict[Part, Tensor] = {part: torch.zeros(ids.shape, dtype=torch.bool) for part in get_args(Part)}
-    for b, group in enumerate(groups):
-        for k, string in enumerate(passage_strings(group, prompts)):
-            owners = _owners(group.query.text, group.passages[k], prompts.passage)
-            spans = reader.tokenizer(
-                string, truncation=True, max_length=prompts.passage_tokens, add_special_tokens=prompts.special_tokens,
-                return_offsets_mapping=True,
-            )["offset_mapping"]  # fmt: skip
-            for place, (start, end) in enumerate(spans):  # type: ignore[misc]
-                inside = next((at for at in range(start, end) if not string[at].isspace()), None)  # type: ignore[has-type]
-                part = "separators" if inside is None else owners[inside]
-                if part in found:
-                    found[part][b, k, place] = True  # type: ignore[index]
-    return {part: tokens & mask.bool() for part, tokens in found.items()}
+    strings = [string for group in groups for string in passage_strings(group, prompts)]
+    tokens = spans(reader, strings, prompts)
+    shown = [(b, k, group.query.text, passage) for b, group in enumerate(groups) for k, passage in enumerate(group.passages)]
+    shape = (len(groups), max(len(group.passages) for group in groups), max(1, *map(len, tokens)))
+    found: dict[str, Tensor] = {part: torch.zeros(shape, dtype=torch.bool) for part in get_args(Part)}
+    for (b, k, question, passage), string, places in zip(shown, strings, tokens, strict=True):
+        owners = _owners(question, passage, prompts.passage)
+        for place, (start, end) in enumerate(places):
+            inside = next((at for at in range(start, end) if not string[at].isspace()), None)
+            part = "separators" if inside is None else owners[inside]
+            if part in found:
+                found[part][b, k, place] = True
+    return cast(dict[Part, Tensor], found)
+
+
+def spans(reader: Reader, strings: Sequence[str], prompts: Prompts) -> list[list[tuple[int, int]]]:
+    """Where in its string each token of `tokenise_passages` begins and ends; nowhere, (0, 0), for special tokens."""
+    return cast(list, _tokenised(reader, strings, prompts, return_offsets_mapping=True)["offset_mapping"])
+
+
+def _tokenised(reader: Reader, strings: Sequence[str], prompts: Prompts, **options: Any) -> BatchEncoding:  # noqa: ANN401 (the tokeniser's own)
+    length, special = prompts.passage_tokens, prompts.special_tokens
+    return reader.tokenizer(list(strings), truncation=True, max_length=length, add_special_tokens=special, **options)
 
 
 def _owners(question: str, passage: Passage, template: str) -> list[str]:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from retort.config import AttentionSettings, Part, Prompts, Signal
@@ -83,12 +83,14 @@ class Encodings:
         """Log-probabilities of the targets given each passage alone."""
         return alone(self.reader, self.states, *self.tokens, self.targets)
 
-    def excluded(self, parts: Sequence[Part]) -> Tensor | None:
+    @cached_property
+    def parts(self) -> dict[Part, Bool[Tensor, "B K L"]]:
+        """Which tokens belong to which part of their strings."""
+        return parts_of(self.reader, self.groups, self.prompts)
+
+    def excluded(self, parts: Sequence[Part]) -> Bool[Tensor, "B K L"] | None:
         """Which tokens do not count, because they are among `parts` of their strings."""
-        if not parts:
-            return None
-        found = parts_of(self.reader, self.groups, self.prompts)
-        return torch.stack([found[part] for part in parts]).any(0).to(self.device)
+        return torch.stack([self.parts[part] for part in parts]).any(0).to(self.device) if parts else None
 
     def scores(self, signal: ReaderSignal) -> Float[Tensor, "B K"]:
         """A signal's score of each passage: raw, float32. Shares of attention as `copy` gives them are logs."""

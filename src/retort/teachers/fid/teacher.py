@@ -14,7 +14,7 @@ from retort.records import Group
 from retort.teachers.fid.attention import token_scores
 from retort.teachers.fid.encoding import encode_passages
 from retort.teachers.fid.model import Reader
-from retort.teachers.fid.prompts import passage_strings, tokenise_passages
+from retort.teachers.fid.prompts import passage_strings, spans, tokenise_passages
 from retort.teachers.fid.signals import Encodings, ReaderSignal
 
 
@@ -78,16 +78,11 @@ class FidTeacher:
         with torch.no_grad(), self._accelerator.autocast():
             states = encode_passages(self._reader.model, ids.to(device), mask.to(device))
             scores = token_scores(self._reader.model, states, mask.to(device)).float().cpu()[0, 0]
-        offsets = self._reader.tokenizer(
-            strings,
-            truncation=True,
-            max_length=self._prompts.passage_tokens,
-            add_special_tokens=self._prompts.special_tokens,
-            return_offsets_mapping=True,
-        )["offset_mapping"]
         shown = []
-        for string, spans, values in zip(strings, offsets, scores.tolist(), strict=True):  # type: ignore[arg-type]
-            real = [(end, value) for (start, end), value in zip(spans, values, strict=False) if end > start]
+        for string, places, values in zip(
+            strings, spans(self._reader, strings, self._prompts), scores.tolist(), strict=True
+        ):
+            real = [(end, value) for (start, end), value in zip(places, values, strict=False) if end > start]
             cuts = [0, *(end for end, _ in real)]
             pieces = [string[before:end] for before, end in pairwise(cuts)]
             shown.append((pieces, [value for _, value in real]))
