@@ -20,7 +20,7 @@ from rows import measured, print_line, row
 from retort.candidates import as_ranked
 from retort.config import AttentionSettings, Config, load
 from retort.prepared import Prepared
-from retort.records import Group, Run
+from retort.records import Group, Query, Run
 from retort.teachers.answers import AnswersTeacher
 from retort.teachers.fid.loading import load_reader
 from retort.teachers.fid.model import Reader
@@ -59,18 +59,10 @@ def main(argv: Sequence[str]) -> None:
     chosen = parser.parse_args(argv)
     prepared, config = Prepared(chosen.run / "prepare"), load(chosen.run / "config.json")
     reader = load_reader(chosen.reader or chosen.run / "round-1" / "read" / "model")
-    candidates = Run.read(chosen.run / "round-0" / "retrieve" / "candidates.parquet")
-    queries = [query for query in prepared.splits[chosen.split] if query.answers][: chosen.questions]
-    groups = prepared.groups(candidates, queries, chosen.depth)
-    kept = [(query, group) for query, group in zip(queries, groups, strict=True) if len(group.passages) > 1]
-    queries, groups = [query for query, _ in kept], [group for _, group in kept]
-    shown = candidates.select([query.id for query in queries]).top(chosen.depth)
-
-    runs = {
-        "bm25": as_ranked(Run.read(chosen.run / "round-0" / "retrieve" / "bm25.parquet"), shown, "bm25"),
-        "answers": _run("answers", shown, AnswersTeacher().score(groups)),
-        **{name: _run(name, shown, found) for name, found in zip(SIGNALS, _scores(reader, config, groups), strict=True)},
-    }
+    shown = candidates_of(chosen.run, prepared.splits[chosen.split], chosen.questions, chosen.depth)
+    queries = [query for query in prepared.splits[chosen.split] if query.id in shown]
+    groups = prepared.groups(shown, queries, chosen.depth)
+    runs = rules(chosen.run, shown, groups) | signal_runs(reader, config, shown, groups)
     pairs = {f"{one} + {two}": (runs[one], runs[two]) for one, two in combinations((*FUSED, "bm25", "answers"), 2)}
     runs |= {name: fuse(pair, name=name) for name, pair in pairs.items()}
     qrels = prepared.qrels(chosen.split)
@@ -82,6 +74,25 @@ def main(argv: Sequence[str]) -> None:
         "runs": {name: row(measured(run, prepared.corpus, queries, qrels)) for name, run in runs.items()},
     }  # fmt: skip
     print_line("signals", facts, argv=argv)
+
+
+def candidates_of(run: Path, queries: Sequence[Query], count: int | None, depth: int) -> Run:
+    """The first `depth` candidates that a finished run has of the first `count` questions with answers, two at least."""
+    answered = [query.id for query in queries if query.answers][:count]
+    found = Run.read(run / "round-0" / "retrieve" / "candidates.parquet").select(answered).top(depth)
+    return found.select([query for query, rows, _ in found if len(rows) > 1])
+
+
+def rules(run: Path, shown: Run, groups: Sequence[Group]) -> dict[str, Run]:
+    """What needs no reader: BM25's order of the candidates, and whether a passage holds an answer."""
+    bm25 = as_ranked(Run.read(run / "round-0" / "retrieve" / "bm25.parquet"), shown, "bm25")
+    return {"bm25": bm25, "answers": _run("answers", shown, AnswersTeacher().score(groups))}
+
+
+def signal_runs(reader: Reader, config: Config, shown: Run, groups: Sequence[Group]) -> dict[str, Run]:
+    """The candidates as every signal scores them, all signals in one pass."""
+    found = _scores(reader, config, groups)
+    return {name: _run(name, shown, scores) for name, scores in zip(SIGNALS, found, strict=True)}
 
 
 def _run(name: str, shown: Run, scores: Sequence) -> Run:

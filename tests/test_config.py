@@ -182,6 +182,12 @@ def test_a_change_is_laid_over_the_file_and_reads_its_value_as_yaml(file):
     assert (one.read.optimiser.learning_rate, one.retrieve.first, one.index.kind) == (1e-3, ["bm25", "student"], "hnsw")
 
 
+def test_a_mapping_adds_to_the_limits_of_the_file_and_null_lifts_one(file):
+    path = file("prepare: {corpus: c.jsonl, queries: {train: t.jsonl, dev: d.jsonl}, limit: {train: 3000}}")
+    assert load(path, ["prepare.limit={dev: 300}"]).prepare.limit == {"train": 3000, "dev": 300}
+    assert load(path, ["prepare.limit.train=null"]).prepare.limit == {"train": None}
+
+
 def test_the_later_of_two_changes_counts(file):
     assert load(file(), ["seed=1", "seed=2"]).seed == 2
 

@@ -32,7 +32,7 @@ STATES = {"missing": "starts", "partial": "goes on", "stale": "has changed, star
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file, or the folder of a run")]
 Out = Annotated[Path | None, typer.Option("--out", help="the run's folder; default runs/<name of the config file>")]
-Changes = Annotated[list[str], typer.Option("--set", help="a change such as distil.steps=100; may be repeated")]
+Changes = Annotated[list[str], typer.Option("--set", help="a change such as distil.steps=100 (a mapping adds to the one there); may be repeated")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Force = Annotated[bool, typer.Option("--force", help="do finished work again")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check the config and list the steps; do nothing")]
