@@ -1,4 +1,4 @@
-"""The whole run in two processes, as `torchrun` starts them, against the same run in one."""
+"""The run in two processes, as `torchrun` starts them, or begun in two and ended in one, against the same run in one."""
 
 import os
 import subprocess
@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from retort.config import load
 from retort.indexes.vectors import VectorParts
 from retort.pipeline import run
+from retort.plan import plan
 from retort.records import Run
 from retort.store import read_json
 from tiny_run import write_config
@@ -20,19 +21,56 @@ from tiny_run import write_config
 pytestmark = pytest.mark.slow  # 40 s: two processes import everything
 
 
+DYING = """
+import sys
+from pathlib import Path
+from kills import Death
+from retort.config import load
+from retort.pipeline import run
+from retort.plan import plan
+config, root, step, event, number = sys.argv[1:]
+death = Death(step, event, int(number))
+death.watch()
+run(load(Path(config)), Path(root), started=death.started)
+"""
+KILLS = (("round-1/read", "train", "4"), ("round-1/distil", "train", "4"), ("round-2/label", "replace", "2"))
+
+
 @pytest.fixture(scope="module")
-def roots(sources, tmp_path_factory) -> tuple[Path, Path]:
-    """One config, without dropout, whose draws differ between processes: run in this process, and in two."""
+def still(sources, tmp_path_factory) -> tuple[Path, Path]:
+    """A config without dropout, whose draws differ between processes, and the same run in this process."""
     folder = tmp_path_factory.mktemp("processes")
-    still = {"read": {"dropout": 0.0}, "distil": {"student": {"dropout": 0.0}}}
-    config = write_config(folder / "tiny.yaml", sources, **still)
-    one, two = folder / "one" / "run", folder / "two" / "run"
-    run(load(config), one)
+    settings = {"read": {"dropout": 0.0}, "distil": {"student": {"dropout": 0.0}}}
+    config = write_config(folder / "tiny.yaml", sources, **settings)
+    run(load(config), folder / "one" / "run")
+    return config, folder / "one" / "run"
+
+
+def in_two(*command: str) -> subprocess.CompletedProcess:
+    """What two processes of torchrun that run a program have come to."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, str(Path(sys.executable).with_name("retort")), "run", str(config), "--out", str(two)]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("report: ") == 1  # one process speaks
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    return subprocess.run([*launcher, *command], env=settings, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module", params=["two", "two, then one"])
+def roots(request, still, tmp_path_factory) -> tuple[Path, Path]:
+    """The run in this process, and in two; or in two that are killed again and again, before this one ends it."""
+    config, one = still
+    two = tmp_path_factory.mktemp("two") / "run"
+    if request.param == "two":
+        done = in_two(str(Path(sys.executable).with_name("retort")), "run", str(config), "--out", str(two))
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("report: ") == 1  # one process speaks
+        return one, two
+    program = two.parent / "dying.py"
+    program.write_text(DYING)
+    for step, event, number in KILLS:
+        died = in_two(str(program), str(config), str(two), step, event, number)
+        assert died.returncode != 0
+        states = {name: found.folder.state() for name, found in plan(load(config), two).items()}
+        assert states[step] == "partial", died.stderr[-3000:]
+    run(load(config), two)
     return one, two
 
 
