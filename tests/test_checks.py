@@ -159,3 +159,97 @@ def test_candidates_need_an_answer_where_labels_do(tmp_path):
 def test_settings_that_nothing_would_read_are_refused(sources, distil, message):
     with pytest.raises(ValueError, match=message):
         check_config(config(sources, distil=distil))
+
+
+# --- teachers behind servers
+
+SERVER = {"base_url": "http://localhost:1/v1"}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"kind": "judge", "server": {"base_url": "localhost:8000"}}, r"label\.teachers\.1: base_url is no plain address"),
+        (
+            {"kind": "judge", "server": {**SERVER, "key_variable": "sk-123"}},
+            "key_variable is not the name of an environment",
+        ),
+        ({"kind": "judge", "server": SERVER, "judge": {"window": 2}}, "windows of 2 passages, expected 3 or more"),
+        ({"kind": "judge", "server": SERVER, "judge": {"form": "grades", "scale": 12, "expected": True}}, "expected 1 to 9"),
+        (
+            {"kind": "remote", "server": SERVER, "language": {"prompt": {"tail": "", "scored": " {answer}"}}},
+            "holds {question} in",
+        ),
+        ({"kind": "remote", "server": SERVER, "language": {"prompt": {"tail": "{q}", "scored": "x"}}}, r"found \['q'\]"),
+    ],
+)
+def test_a_teacher_that_could_not_be_made_is_refused_from_the_config(sources, teacher, message):
+    label = {"teachers": [{"kind": "fid"}, {"model": "m", **teacher}]}
+    with pytest.raises(ValueError, match=message):
+        check_config(config(sources, label=label))
+
+
+@pytest.mark.parametrize("price", [-1.0, float("nan"), "free"])
+def test_a_price_is_a_number_from_0(sources, price):
+    server = {**SERVER, "price_per_million": {"prompt": price, "completion": 0}}
+    with pytest.raises(ValueError, match=r"label\.teachers\.0\.server\.price_per_million\.prompt"):
+        config(sources, label={"teachers": [{"kind": "judge", "model": "m", "server": server}]})
+
+
+def test_a_key_that_is_not_set_is_missed_by_the_label_step_alone(sources, tmp_path, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    server = {**SERVER, "key_variable": "NO_SUCH_KEY"}
+    chosen = config(sources, label={"teachers": [{"kind": "fid"}, {"kind": "judge", "model": "m", "server": server}]})
+    check_config(chosen)
+    steps = plan(chosen, tmp_path)
+    with pytest.raises(ValueError, match="the environment variable NO_SUCH_KEY is not set"):
+        check_start(steps, list(steps), force=False)
+    check_start(steps, [name for name in steps if not name.startswith("round-1")][:4], force=False)
+    monkeypatch.setenv("NO_SUCH_KEY", "k")
+    check_start(steps, list(steps), force=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encode": {"refresh": "rerank", "rerank_depth": 9}}, "encode.rerank_depth is 9, expected 11 at least: retr"),
+        ({"encode": {"refresh": "auto", "probe_depth": 20}}, r"encode.rerank_depth is 20, expected 21 .*probe_depth"),
+        (
+            {"encode": {"refresh": "auto"}, "distil": {"student": {"query_side": "full"}}},
+            "student.query_side in round 1 keeps passage vectors, .* expected encode.refresh 'full' in rounds 0 and 1",
+        ),
+        (
+            {
+                "distil": {"later_rounds": "continue"}, "encode": {"refresh": "rerank"},
+                "overrides": {2: {"encode": {"refresh": "full"}, "distil": {"student": {"query_side": "full"}}}},
+            },
+            "student.query_side in round 2 .* expected encode.refresh 'full' in rounds 1 and 2",
+        ),
+        *(
+            (
+                {"encode": {"refresh": "rerank"}, "overrides": {2: {"distil": {"student": {name: value}}}}},
+                f"in round 2 the passage vectors of round 1 may stay, whose student had another {name}",
+            )
+            for name, value in {"kind": "sparse", "passage_tokens": 13, "pooling": "cls"}.items()
+        ),
+        (
+            {
+                "distil": {"later_rounds": "continue"},
+                "overrides": {2: {"distil": {"student": {"query_side": "full", "passage_format": "{text}"}}}},
+            },
+            "in round 2 the passage vectors of round 1 may stay, whose student had another passage_format",
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_passage_vectors_that_may_not_stay_are_refused(sources, settings, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(config(sources, **settings))
+
+
+@pytest.mark.parametrize("later", ["continue", "restart"])
+def test_passage_vectors_of_a_student_that_was_trained_on_the_query_side_may_stay_and_be_ranked_anew(sources, later):
+    sides = {1: {"distil": {"student": {"query_side": "full"}}}}
+    check_config(config(sources, rounds=3, distil={"later_rounds": later}, overrides=sides))
+    both = {2: {"distil": {"student": {"query_side": None}}, "encode": {"refresh": "rerank"}}}
+    check_config(config(sources, rounds=2, overrides={**sides, **both}))

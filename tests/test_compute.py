@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from retort.compute import (
     accelerator,
     batch_rows,
+    crowding,
     linear_schedule,
     load_checkpoint,
     mean_gradients,
@@ -326,3 +327,22 @@ def test_a_process_that_is_not_the_main_one_writes_no_cost(tmp_path):
     with measured(tmp_path, "passages", write=False) as meter:
         meter.items = 5
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- threads and cores
+
+
+@pytest.mark.parametrize("fitting", [(1, 1, 1), (2, 1, 2), (2, 4, 8)])
+def test_threads_that_fit_the_cores_are_no_trouble(fitting):
+    assert crowding(*fitting) is None
+
+
+def test_more_threads_than_cores_come_with_the_number_that_fits():
+    assert "set OMP_NUM_THREADS=4" in str(crowding(2, 8, 8))
+    assert "start 2 processes at most" in str(crowding(3, 1, 2))
+
+
+def test_a_run_whose_processes_crowd_the_cores_says_so(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000000")
+    with pytest.warns(UserWarning, match="1000000 processes with"):
+        accelerator(Compute(device="cpu"))

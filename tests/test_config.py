@@ -41,6 +41,15 @@ def test_every_default_is_visible_and_reads_back_the_same():
     assert parse(json.loads(json.dumps(values))) == one
 
 
+def test_heads_by_layer_read_back_from_json_whose_keys_are_strings():
+    heads = {12: [3, 7], 2: []}
+    reader = {"kind": "fid", "attention": {"heads": heads}}
+    causal = {"kind": "language_model", "model": "m", "language": {"signal": "attention", "heads": heads}}
+    one = config(label={"teachers": [reader, causal]})
+    assert parse(json.loads(json.dumps(one.model_dump(mode="json")))) == one
+    assert one.label.teachers[0].attention.heads == one.label.teachers[1].language.heads == heads
+
+
 @pytest.mark.parametrize(
     ("text", "value"), [("1e-4", 1e-4), ("5E-5", 5e-5), ("2e0", 2.0), ("1.e-3", 1e-3), ("0.5", 0.5), ("1", 1)]
 )

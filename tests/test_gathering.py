@@ -7,11 +7,14 @@ import pytest
 
 from retort.config import load
 from retort.evaluation.metrics import PerQuery
+from retort.evidence import left_by_query_side
 from retort.gathering import gather_report
+from retort.pipeline import run
 from retort.plan import plan
 from retort.prepared import Prepared
 from retort.records import Run
-from retort.store import read_json, write_json
+from retort.store import MANIFEST, read_json, remove, write_json
+from tiny_run import config
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +149,54 @@ def test_the_page_is_there_and_names_the_question(finished):
     page = (finished / "report" / "index.html").read_text()
     assert "Is round-" in page
     assert 'src="http' not in page
+
+
+# --- what training the query side alone leaves
+
+
+def taught(sources, *, query_side):
+    """One round on labels that need no model."""
+    return config(
+        sources, rounds=1, label={"teachers": [{"kind": "answers"}, {"kind": "bm25"}]},
+        distil={"student": {"query_side": query_side}, "optimiser": {"learning_rate": 0.02}},
+    )  # fmt: skip
+
+
+def test_query_side_training_is_set_against_full_training_on_the_same_labels_or_against_the_labels(sources, tmp_path):
+    alone, both = tmp_path / "alone", tmp_path / "both"
+
+    def row():
+        return left_by_query_side(plan(taught(sources, query_side="full"), alone), 1, "nDCG@10")
+
+    def dev(root, name):
+        return PerQuery.read(root / f"round-1/evaluate/results/dev.{name}.parquet").means()["nDCG@10"]
+
+    run(taught(sources, query_side="full"), alone)
+    found, tables = row(), read_json(alone / "report" / "report.json")["tables"]
+    shown = next(table for table in tables if table["title"] == "What training the query side alone leaves")
+    assert dict(zip(shown["columns"], *shown["rows"], strict=True)) == found
+    assert found["against"] == "teacher-1 as a ranking: at most about"
+    assert (found["dev nDCG@10"], found["its dev"]) == (dev(alone, "round-1"), dev(alone, "teacher-1"))
+    assert found["left"] == pytest.approx(found["its dev"] - found["dev nDCG@10"])
+    assert found["from"] <= found["left"] <= found["to"]
+
+    run(taught(sources, query_side=None), both)
+    found = row()
+    assert found["against"] == "round-1 of both, both sides"
+    assert found["its dev"] == dev(both, "round-1")
+    assert found["left"] == pytest.approx(found["its dev"] - found["dev nDCG@10"])
+
+    config_of, labels = (both / "config.json").read_text(), (both / "round-1/label/labels.parquet").read_bytes()
+    (both / "config.json").write_text('{"old": 1}')  # of another version
+    assert row()["against"] == "teacher-1 as a ranking: at most about"
+    (both / "config.json").write_text(config_of)
+    (both / "round-1/label/labels.parquet").write_bytes(labels + b" ")  # other labels
+    assert row()["against"] == "teacher-1 as a ranking: at most about"
+    (both / "round-1/label/labels.parquet").write_bytes(labels)
+    remove(both / "round-1/evaluate" / MANIFEST)  # not done
+    assert row()["against"] == "teacher-1 as a ranking: at most about"
+
+
+def test_a_run_that_trains_both_sides_and_encodes_anew_says_nothing_of_either(report):
+    titles = {table["title"] for table in report["tables"]}
+    assert not titles & {"What training the query side alone leaves", "Freshness of the search"}

@@ -23,8 +23,8 @@ FAMILIES = ("data", "teachers", "students", "losses", "distil", "indexes", "eval
 BRIDGES = {"integrations": ("losses",)}  # parts for the tools of others, with the families that each may import
 # each may import those before it
 STORY = (
-    "plan", "prepared", "job", "candidates", "making", "labelling", "searching", "auditing", "evidence", "checks",
-    "gathering", "pipeline", "suite", "importing", "probing", "bill", "cli",
+    "plan", "prepared", "job", "candidates", "making", "labelling", "searching", "refreshing", "auditing", "evidence",
+    "checks", "gathering", "pipeline", "suite", "importing", "probing", "bill", "budget", "cli",
 )  # fmt: skip
 FILE_LINES, STORY_LINES, FUNCTION_LINES = 300, 380, 60  # pipeline.py alone tells the whole story
 NO_SUBJECT = {"utils", "common", "manager", "base"}

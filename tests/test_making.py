@@ -18,6 +18,8 @@ from retort.making import ANSWERS, made_teacher
 from retort.pipeline import run
 from retort.plan import plan
 from retort.records import Run
+from retort.store import COST, PARTS, read_json
+from retort.teachers.remote.client import ServerError
 from tiny import tiny_tokenizer
 from tiny_run import config
 
@@ -39,15 +41,21 @@ def language_model(tmp_path_factory):
 
 
 class Judging(BaseHTTPRequestHandler):
-    """Ranks the passages by their length, as a judge that keeps to the form; counts what it is asked."""
+    """Ranks the passages by their length, as a judge that keeps to the form; counts what it is asked. Dead after `lives`."""
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.server.asked == self.server.lives:
+            self.send_error(401)
+            return
         self.server.asked += 1
-        shown = re.findall(r"^\[(\d+)\] ?(.*)$", body["messages"][-1]["content"], re.MULTILINE)
+        shown = re.findall(r"^\[(\d+)\] ?(.*)$", body["messages"][0]["content"], re.MULTILINE)
         order = sorted(shown, key=lambda one: (-len(one[1]), one[1]))
         text = self.server.says or " > ".join(f"[{number}]" for number, _ in order)
-        answer = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+        if self.server.slips and len(body["messages"]) == 1:
+            text = "well"  # until it is reminded
+        usage = {"prompt_tokens": 100, "completion_tokens": 10}
+        answer = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -60,7 +68,7 @@ class Judging(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     made = ThreadingHTTPServer(("127.0.0.1", 0), Judging)
-    made.asked, made.says = 0, None
+    made.asked, made.says, made.lives, made.slips = 0, None, None, False
     thread = threading.Thread(target=made.serve_forever, args=(0.01,))
     thread.start()
     yield made
@@ -112,6 +120,69 @@ def test_passages_that_a_judge_never_judged_have_no_label(sources, tmp_path, ser
     found = run(chosen, tmp_path, only=SEARCHED)["round-1/label"]
     assert len(Run.read(found.path / LABELS).passages) == 0
     assert found.folder.manifest()["set aside"] == {"replies of the judge that never had the form": 34 * 3}
+
+
+def test_what_was_paid_before_a_server_failed_is_in_the_bill_of_the_whole_stage(sources, tmp_path, server):
+    prices = {"price_per_million": {"prompt": 50.0, "completion": 1000.0}}
+    teacher = {"kind": "judge", "model": "any", "server": address(server) | prices | {"in_flight": 1}}
+    chosen = config(sources, rounds=1, label={"teachers": [teacher], "depth": 3})
+    server.lives = 20  # one part of 12 questions, and 8 of the next
+    with pytest.raises(ServerError, match="status 401"):
+        run(chosen, tmp_path, only=SEARCHED)
+    server.lives = None
+    folder = run(chosen, tmp_path, only=["round-1/label"])["round-1/label"].path
+    [found] = read_json(folder / COST)["remote"]
+    seconds = found.pop("seconds")
+    assert found == {
+        "model": "any", "requests": 35, "retries": 0, "cache_hits": 8, "prompt_tokens": 3400, "completion_tokens": 340,
+        "malformed": 0, "money": pytest.approx((50 * 3400 + 1000 * 340) / 1e6),
+    }  # fmt: skip
+    assert seconds > 0
+    assert read_json(folder / COST)["items"] == 34 * 3
+    assert not (folder / PARTS).exists()  # where it was counted
+
+
+def test_two_judges_of_a_stage_share_the_answers_and_have_a_bill_each(sources, tmp_path, server):
+    server.slips = True
+    where = address(server)
+    teachers = [{"kind": "judge", "model": name, "server": where} for name in ("one", "two")]
+    chosen = config(sources, rounds=1, label={"teachers": teachers, "depth": 3})
+    folder = run(chosen, tmp_path, only=SEARCHED)["round-1/label"].path
+    found = read_json(folder / COST)["remote"]
+    assert [(one["model"], one["requests"], one["malformed"], one["money"]) for one in found] == [
+        ("one", 68, 34, None),
+        ("two", 68, 34, None),
+    ]
+
+
+def test_replies_of_finished_parts_are_counted_though_another_process_read_them(sources, tmp_path, server):
+    server.slips, server.lives = True, 2 * 12
+    teacher = {"kind": "judge", "model": "any", "server": address(server)}
+    chosen = config(sources, rounds=1, label={"teachers": [teacher], "depth": 3})
+    with pytest.raises(ServerError):
+        run(chosen, tmp_path, only=SEARCHED)
+    server.lives = None
+    folder = run(chosen, tmp_path, only=["round-1/label"])["round-1/label"].path
+    assert read_json(folder / COST)["remote"][0]["malformed"] == 34
+
+
+def test_prices_change_no_label(sources, tmp_path, server):
+    priced = address(server) | {"price_per_million": {"prompt": 1, "completion": 2}}
+    first, second = (
+        plan(config(sources, label={"teachers": [{"kind": "judge", "model": "any", "server": where}]}), tmp_path)
+        for where in (address(server), priced)
+    )
+    assert first["round-1/label"].folder.key == second["round-1/label"].folder.key
+
+
+def test_the_report_shows_what_servers_were_asked(sources, tmp_path, server):
+    prices = {"price_per_million": {"prompt": 50.0, "completion": 0}}
+    teacher = {"kind": "judge", "model": "any", "server": address(server) | prices}
+    run(config(sources, rounds=1, label={"teachers": [teacher], "depth": 3}), tmp_path)
+    costs = {cost["stage"]: cost for cost in read_json(tmp_path / "report" / "report.json")["costs"]}
+    assert costs["round-1/label"]["remote"][0]["money"] == pytest.approx(50 * 3400 / 1e6)
+    assert costs["round-1/distil"]["remote"] == []
+    assert "Teachers behind servers" in (tmp_path / "report" / "index.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from retort.config import Config
-from retort.plan import VERSIONS, plan, reads
+from retort.plan import VERSIONS, plan, reads, refresh_of, rerank_depth, stored_round
 from retort.store import key_of
 from tiny_run import config
 
@@ -64,6 +64,8 @@ def test_a_training_that_continues_reads_the_one_before(stage):
     [
         ({"prepare": {"limit": {"train": 5}}}, ["prepare"]),
         ({"encode": {"batch_tokens": 9}}, ["round-0/encode"]),
+        ({"encode": {"refresh": "rerank"}}, ["round-1/encode"]),
+        ({"encode": {"refresh": "auto"}}, ["round-1/encode"]),
         ({"distil": {"student": {"query_tokens": 9}}}, ["round-0/encode"]),
         ({"index": {"kind": "ivf"}}, ["round-0/index"]),
         ({"retrieve": {"bm25": {"k1": 1.2}}}, ["round-0/index"]),
@@ -96,6 +98,39 @@ def test_hardware_and_trackers_change_no_key(changes):
 
 def test_another_number_of_rounds_changes_the_report_alone():
     assert changed(rounds=3) == {"report"}
+
+
+@pytest.mark.parametrize("name", ["rerank_depth", "stale_below", "probe_questions", "probe_depth"])
+def test_settings_of_a_refreshing_that_is_not_done_change_no_key(name):
+    assert changed(encode={name: 7}) == set()
+    auto, other = ({"refresh": "auto"}, {"refresh": "auto", name: 7})
+    assert keys(config(SOURCES, encode=auto))["round-1/encode"] != keys(config(SOURCES, encode=other))["round-1/encode"]
+
+
+@pytest.mark.parametrize(
+    ("query_side", "refresh", "later", "expected"),
+    [
+        (None, "full", "continue", [("full", None), ("full", None), ("full", None)]),
+        (None, "rerank", "restart", [("full", None), ("rerank", 0), ("rerank", 1)]),
+        (None, "auto", "continue", [("full", None), ("auto", 0), ("auto", 1)]),
+        ("full", "full", "continue", [("full", None), ("keep", 0), ("keep", 1)]),
+        ("lora", "full", "restart", [("full", None), ("keep", 0), ("keep", 0)]),  # each starts from the untouched student
+    ],
+)
+def test_the_vectors_that_may_stay_are_those_of_the_round_before_or_of_the_student_started_from(
+    query_side, refresh, later, expected
+):
+    distil = {"student": {"query_side": query_side}, "later_rounds": later}
+    chosen = config(SOURCES, encode={"refresh": refresh}, distil=distil)
+    assert [(refresh_of(chosen, number), stored_round(chosen, number)) for number in range(3)] == expected
+    steps = plan(chosen, Path("run"))
+    for number, (_, stored) in enumerate(expected):
+        assert (f"round-{stored}/index" in steps[f"round-{number}/encode"].inputs) == (stored is not None)
+
+
+def test_twice_as_many_are_ranked_anew_as_are_asked_for_unless_it_is_said():
+    assert rerank_depth(config(SOURCES)) == 20
+    assert rerank_depth(config(SOURCES, encode={"rerank_depth": 15})) == 15
 
 
 def test_a_changed_source_changes_every_key(tmp_path):

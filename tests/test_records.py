@@ -111,19 +111,20 @@ def test_passages_are_streamed_into_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "WRITE_ROWS", 2)
     waiting = [0]
     longest = [0]
-    batch = records._batch
+    batches = records._batches
 
-    def written(rows):
-        longest[0] = max(longest[0], waiting[0])
-        waiting[0] = 0
-        return batch(rows)
+    def written(passages):
+        for batch in batches(passages):
+            longest[0] = max(longest[0], waiting[0])
+            waiting[0] = 0
+            yield batch
 
     def produce():
         for passage in PASSAGES:
             waiting[0] += 1
             yield passage
 
-    monkeypatch.setattr(records, "_batch", written)
+    monkeypatch.setattr(records, "_batches", written)
     Corpus.write(tmp_path / "c.arrow", produce())
     assert longest[0] == 2
 

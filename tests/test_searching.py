@@ -1,10 +1,13 @@
-"""Rounds in which the query side alone is trained: what stays, and what does not."""
+"""Rounds in which the query side alone is trained: what stays, and what does not. What is taken out of many vectors."""
 
+import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
+from retort.indexes.sparse_vectors import SparseParts
 from retort.pipeline import run
-from retort.plan import plan
-from retort.searching import PASSAGE_SIDE, stored_round
+from retort.searching import KINDS
+from retort.tensors import TokenVectors
 from tiny_run import config
 
 
@@ -30,20 +33,22 @@ def test_passage_vectors_and_their_index_stay_and_the_search_changes(sources, tm
     assert len(set(found)) == 3
 
 
-@pytest.mark.parametrize(("later", "stored"), [("continue", 1), ("restart", 0)])
-def test_the_vectors_that_stay_are_those_of_the_student_that_the_round_starts_from(sources, tmp_path, later, stored):
-    steps = plan(config(sources, distil={"later_rounds": later}), tmp_path)
-    assert stored_round(steps["round-1/distil"]) == 0
-    assert stored_round(steps["round-2/distil"]) == stored
+def test_sparse_rows_are_taken_from_several_parts_in_any_order():
+    matrix = np.array([[1, 0, 0], [0, 2, 0], [0, 0, 0], [3, 0, 4], [0, 5, 0]], np.float32)
+    parts = SparseParts.of(csr_array(matrix[:2]), csr_array(matrix[2:3]), csr_array(matrix[3:]))
+    rows = np.array([4, 0, 3, 2, 1])
+    assert KINDS["sparse"].take(parts, rows).toarray().tolist() == matrix[rows].tolist()
 
 
-@pytest.mark.parametrize("name", ["passage_tokens", "passage_format"])
-def test_stored_vectors_of_another_making_are_refused(sources, tmp_path, name):
-    assert name in PASSAGE_SIDE
-    other = {"passage_tokens": 13, "passage_format": "{text}"}[name]
-    chosen = config(
-        sources, label={"teachers": [{"kind": "bm25"}]}, distil={"later_rounds": "continue"},
-        overrides={2: {"distil": {"student": {"query_side": "full", name: other}}}},
-    )  # fmt: skip
-    with pytest.raises(ValueError, match=f"round 1, whose passage vectors stay, had another {name}"):
-        run(chosen, tmp_path)
+@pytest.mark.parametrize(
+    ("kind", "vectors", "second"),
+    [
+        ("dense", np.eye(3, dtype=np.float32), [[0, 1, 0]]),
+        ("sparse", csr_array(np.eye(3, dtype=np.float32)), [[0, 1, 0]]),
+        ("late_interaction", TokenVectors(np.eye(3, dtype=np.float32), np.array([0, 1, 3])), [[0, 1, 0], [0, 0, 1]]),
+    ],
+)
+def test_one_text_of_several_is_cut_out_as_its_kind_has_it(kind, vectors, second):
+    one = KINDS[kind].one(vectors, 1)
+    array = one.vectors if isinstance(one, TokenVectors) else one.toarray() if isinstance(one, csr_array) else one
+    assert array.tolist() == second

@@ -13,16 +13,24 @@ from retort.config import Config, Distil, Label, Negatives
 from retort.data import check_source
 from retort.evaluation.measure_names import check_measures
 from retort.evidence import headline, measures_of
-from retort.plan import Step, models_of, reads, score_files, sources, uses_grades
+from retort.making import check_teacher, server_of
+from retort.plan import Step, models_of, reads, rerank_depth, score_files, sources, stored_round, uses_grades
 from retort.prepared import Prepared
 from retort.records import Corpus, Qrels, Query, Run
 from retort.text import AnswerMatcher
 
 ROUNDS_ONLY = ("read", "label", "distil", "encode", "index", "retrieve", "evaluate")  # what differs between rounds
+# settings of a student that its passage vectors depend on
+PASSAGE_SIDE = (
+    "kind", "model", "sha256", "passage_format", "passage_tokens", "pooling", "score", "sparse_pooling", "dimension",
+    "skip_punctuation",
+)  # fmt: skip
 
 
 def check_config(config: Config) -> None:
     """Refuse what the config alone shows, and models in folders and packages that are not there."""
+    if config.budget is not None:
+        raise ValueError("the config has a budget that has not chosen yet: take what `retort.budget.settled` makes of it")
     splits = config.prepare.queries
     if "train" not in splits or "dev" not in splits:
         raise ValueError(f"prepare.queries names {sorted(splits)}, expected train and dev: dev questions select models")
@@ -37,10 +45,11 @@ def check_config(config: Config) -> None:
             raise ValueError(f"overrides.{since} changes {fixed}, expected sections of a round, {ROUNDS_ONLY}: move it up")
     for number in range(1, config.rounds + 1):
         _check_round(config.of_round(number))
+        _check_refresh(config, number)
 
 
 def check_start(steps: Mapping[str, Step], names: Sequence[str], *, force: bool) -> None:
-    """Refuse what the steps that are to be built, `names`, will miss: earlier steps, sources, models, measurable questions.
+    """Refuse what the steps that are to be built, `names`, will miss: earlier steps, sources, models, keys, questions.
 
     Nothing is loaded or removed here, and steps that are done are not looked at.
     """
@@ -54,10 +63,7 @@ def check_start(steps: Mapping[str, Step], names: Sequence[str], *, force: bool)
                     f"{step.name} needs {before}, which is {state}: run `retort {_command(steps[before])}` first, or "
                     "`retort run` for all that is missing"
                 )
-        for file in _files(step):
-            check_source(file)
-        for model in _models(step):
-            _check_reachable(model)
+        _check_around(step)
     if "prepare" not in built:
         prepared = Prepared(steps["prepare"].path)
         for step in todo:
@@ -121,6 +127,11 @@ def _check_round(config: Config) -> None:
             "questions) and prepare.qrels.dev; give both, or set distil.positives to 'answers'"
         )
     _check_unused(config.distil, reads(config))
+    for number, teacher in enumerate(config.label.teachers):
+        try:
+            check_teacher(teacher)
+        except ValueError as error:
+            raise ValueError(f"label.teachers.{number}: {error}") from None
     depth = min(config.distil.candidates, config.label.depth, config.retrieve.depth)
     if depth < 2:
         raise ValueError(
@@ -130,6 +141,31 @@ def _check_round(config: Config) -> None:
     asked = [*config.evaluate.measures, *([config.evaluate.headline] if config.evaluate.headline else [])]
     if asked:
         check_measures(asked)
+
+
+def _check_refresh(config: Config, number: int) -> None:
+    """What a round that may keep passage vectors asks of the round that has them, and of its own depths."""
+    settings = config.of_round(number)
+    stored, encode, depth = stored_round(settings, number), settings.encode, rerank_depth(settings)
+    if stored is None:
+        return
+    before = config.of_round(stored)
+    was, now = before.distil.student, settings.distil.student
+    if changed := [name for name in PASSAGE_SIDE if getattr(was, name) != getattr(now, name)]:
+        raise ValueError(
+            f"in round {number} the passage vectors of round {stored} may stay, whose student had another {changed[0]} "
+            f"({getattr(was, changed[0])!r}): leave it as it was, or train both sides with encode.refresh 'full'"
+        )
+    if now.query_side is not None and "full" not in {encode.refresh} & {before.encode.refresh if stored else "full"}:
+        raise ValueError(
+            f"student.query_side in round {number} keeps passage vectors, which have to be those of the student that it "
+            f"starts from: expected encode.refresh 'full' in rounds {stored} and {number}; set it under overrides"
+        )
+    if now.query_side is None and depth < (least := max(settings.retrieve.depth, encode.probe_depth + 1)):
+        raise ValueError(
+            f"encode.rerank_depth is {depth}, expected {least} at least: retrieve.depth ({settings.retrieve.depth}) are "
+            f"asked for, and which are the first encode.probe_depth ({encode.probe_depth}) has to be open; raise it"
+        )
 
 
 def _check_unused(distil: Distil, needed: frozenset[str]) -> None:
@@ -146,6 +182,17 @@ def _check_unused(distil: Distil, needed: frozenset[str]) -> None:
         raise ValueError(
             "distil.negatives is set, but nothing reads positives: expected an objective such as ckl, or sample: positive"
         )
+
+
+def _check_around(step: Step) -> None:
+    """What a step takes from outside the run: files, models, and keys of servers from the environment."""
+    for file in _files(step):
+        check_source(file)
+    for model in _models(step):
+        _check_reachable(model)
+    for teacher in step.config.label.teachers if step.stage == "label" else ():
+        if teacher.server is not None:
+            server_of(teacher).key()
 
 
 def _files(step: Step) -> list[str]:

@@ -17,7 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from retort import pipeline
 from retort.auditing import audits
-from retort.bill import planned
+from retort.bill import COLUMNS, planned
+from retort.budget import keep, kept, settled
 from retort.checks import check_config
 from retort.config import load
 from retort.evaluation.audit import lines
@@ -32,7 +33,7 @@ STATES = {"missing": "starts", "partial": "goes on", "stale": "has changed, star
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file, or the folder of a run")]
 Out = Annotated[Path | None, typer.Option("--out", help="the run's folder; default runs/<name of the config file>")]
-Changes = Annotated[list[str], typer.Option("--set", help="a change such as distil.steps=100 (a mapping adds to the one there); may be repeated")]
+Changes = Annotated[list[str], typer.Option("--set", help="a change: distil.steps=100; a mapping adds to the one there")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Force = Annotated[bool, typer.Option("--force", help="do finished work again")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check the config and list the steps; do nothing")]
@@ -85,7 +86,8 @@ for _name, _text in {
 @app.command()
 def status(config: ConfigFile, out: Out = None, changes: Changes = [], as_json: AsJson = False) -> None:  # noqa: B006
     """The state of every step: done, stale, partial (and how far), missing."""
-    steps = plan(load(_file(config), changes), _root(config, out))
+    root = _root(config, out)
+    steps = plan(settled(load(_file(config), changes), root, choose=False), root)
     _print_states(steps, list(steps), as_json)
 
 
@@ -94,19 +96,21 @@ def bill_of(
     config: ConfigFile,
     out: Out = None,
     changes: Changes = [],  # noqa: B006 (typer copies it)
-    hours: Annotated[float | None, typer.Option(help="say which label depth keeps the run within so many hours")] = None,
+    hours: Annotated[float | None, typer.Option(help="as --set budget.hours: what would fit into so many hours")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="keep what the budget chooses, for the run")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What a run will cost: calls, tokens, hours and disk of each step, from half a minute of trying the models."""
-    found = planned(load(_file(config), changes), _root(config, out), hours)
-    rows = [
-        [line.step, f"{line.items:,} {line.unit}", f"{line.tokens:,}", _duration(line.seconds), f"{line.disk / 1e6:,.1f}"]
-        for line in found.lines
-    ]
-    rows.append(["all", "", f"{sum(line.tokens for line in found.lines):,}", _duration(found.seconds), ""])
-    _print_table(("step", "work", "tokens", "time", "disk (MB)"), rows, found.plain(), as_json)
+    """What a run will cost, step by step, by half a minute of trying the models; with a budget, what fits it."""
+    tried = [f"budget.hours={hours}"] if hours is not None else []
+    if tried and apply:
+        raise ValueError("--hours is a question and --apply keeps the answer for the run: give budget.hours in the config")
+    root = _root(config, out)
+    found = planned(load(_file(config), [*changes, *tried]), root)
+    if apply:
+        keep(found, root)
+    _print_table(COLUMNS, found.rows(), found.plain(), as_json)
     if not as_json:
-        typer.echo("\n".join(found.notes()))
+        typer.echo("\n".join([*found.notes(), *kept(root)]))
 
 
 @app.command()
@@ -179,7 +183,8 @@ def _work(
     config: Path, out: Path | None, changes: list[str], chosen: tuple[str, int | None] | None, dry_run: bool, force: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    settings, root = load(_file(config), changes), _root(config, out)
+    given, root = load(_file(config), changes), _root(config, out)
+    settings = settled(given, root, choose=not dry_run)
     steps = plan(settings, root)
     only = [name for name, step in steps.items() if _wanted(step, chosen)] if chosen else None
     if chosen and not only:
@@ -192,6 +197,8 @@ def _work(
         return
     main = int(os.environ.get("LOCAL_RANK", "0")) == 0  # under torchrun one process speaks
     console = Console(stderr=True, quiet=as_json or not main, markup=False, highlight=False, soft_wrap=True)
+    if given.budget is not None:
+        console.print(f"budget: label.depth {settings.label.depth}, precision {settings.compute.precision}")
     pipeline.run(
         settings, root, bars=bars_on(console), only=only, force=force,
         started=lambda step, state: console.print(f"{step.name}: {STATES.get(state, state)}"),
@@ -256,10 +263,6 @@ def _print_results(root: Path, as_json: bool) -> None:
     _print_table(("run", *measures), rows, {"rows": report["rows"], "report": str(page)}, as_json)
     if not as_json:
         typer.echo(f"report: {page}")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
 def _share(value: float | None) -> str:

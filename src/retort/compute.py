@@ -6,9 +6,11 @@ The engine is accelerate: the same code runs in one process, under `accelerate l
 import hashlib
 import importlib.util
 import json
+import os
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -35,20 +37,33 @@ Item = TypeVar("Item")
 def accelerator(settings: Compute, *, tracking: Path | None = None) -> Accelerator:
     """The process group, device and precision of this run. Trackers, where asked for, write under `tracking`.
 
-    ValueError where the GPU that is asked for is not there, ImportError where a tracker is not installed.
+    Warns where the threads of its processes crowd the cores. ValueError where the GPU that is asked for is not there,
+    ImportError where a tracker is not installed.
     """
     on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("compute.device is 'cuda' and torch sees no GPU: install a CUDA build of torch, or set it to auto")
     if missing := sorted(set(settings.trackers) - set(map(str, get_available_trackers()))):  # accelerate would drop them
         raise ImportError(f"compute.trackers names {missing}, which is not here: pip install {' '.join(missing)}")
-    return Accelerator(
+    engine = Accelerator(
         cpu=on_cpu,
         mixed_precision="bf16" if _bfloat16(settings.precision, on_cpu=on_cpu) else "no",
         log_with=list(settings.trackers) if tracking and settings.trackers else None,
         project_dir=str(tracking) if tracking else None,
         step_scheduler_with_optimizer=False,  # else every schedule advances once per process at each step
     )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE") or engine.num_processes)
+    if on_cpu and engine.is_main_process and (trouble := crowding(here, torch.get_num_threads(), os.cpu_count() or 1)):
+        warnings.warn(trouble, stacklevel=2)
+    return engine
+
+
+def crowding(processes: int, threads: int, cores: int) -> str | None:
+    """What is wrong where processes have more threads together than there are cores, in a sentence, or None."""
+    if processes * threads <= cores:
+        return None
+    way_out = f"set OMP_NUM_THREADS={cores // processes}" if processes <= cores else f"start {cores} processes at most"
+    return f"{processes} processes with {threads} threads each share {cores} cores, and wait for each other: {way_out}"
 
 
 def _bfloat16(precision: str, *, on_cpu: bool) -> bool:
@@ -131,8 +146,7 @@ def mean_gradients(parameters: Iterable[Parameter], accelerator: Accelerator) ->
     if accelerator.num_processes == 1 or not gradients:
         return
     flat = _reduced(torch.cat([gradient.flatten() for gradient in gradients]), "mean", accelerator)
-    parts = flat.split([gradient.numel() for gradient in gradients])
-    for gradient, mean in zip(gradients, parts, strict=True):
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
 
 
@@ -228,9 +242,7 @@ def model_path(name: str, sha256: str | None = None) -> str:
             _check_weights(folder / "model.safetensors", sha256)
         return str(folder)
     if sha256 is not None:
-        raise ValueError(
-            f"model {name!r} is no folder here, so its pinned sha256 cannot be checked: download it, or unset it"
-        )
+        raise ValueError(f"model {name!r} is no folder here, so its pinned sha256 cannot be checked: fetch it, or unset it")
     return name
 
 
@@ -256,6 +268,7 @@ class Meter:
 def measured(folder: Path, unit: str, *, write: bool = True) -> Iterator[Meter]:
     """A meter whose seconds, items and peak memory are added to the costs of earlier, interrupted attempts in `folder`.
 
+    What a stage itself has written there, such as what its servers were asked, stays.
     With `write` False (a process that is not the main one) nothing is written.
     """
     meter = Meter(unit)
@@ -267,8 +280,10 @@ def measured(folder: Path, unit: str, *, write: bool = True) -> Iterator[Meter]:
 
 
 def _add_cost(folder: Path, meter: Meter) -> None:
-    before = read_json(folder / COST) if (folder / COST).exists() else {"seconds": 0.0, "items": 0, "peak_mb": 0.0}
+    kept = read_json(folder / COST) if (folder / COST).exists() else {}
+    before = {"seconds": 0.0, "items": 0, "peak_mb": 0.0, **kept}
     cost = {
+        **before,
         "seconds": before["seconds"] + time.perf_counter() - meter.started,
         "items": before["items"] + meter.items,
         "unit": meter.unit,
@@ -281,5 +296,5 @@ def peak_megabytes() -> float:
     """The most memory that this process has held so far, in MB; of the GPU where one is used."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes / (1e6 if sys.platform == "darwin" else 1e3)
+    # kilobytes on Linux, bytes on a Mac
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

@@ -3,20 +3,22 @@
 Between the pipeline and the families: reads stage folders, hands plain values to the family's pure functions.
 """
 
+import filecmp
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retort.config import Config
+from retort.config import Config, load
 from retort.evaluation.agreement import run_agreement
 from retort.evaluation.floors import answer_floors
 from retort.evaluation.measure_names import check_measures
 from retort.evaluation.metrics import PerQuery, answer_scores, evaluate
 from retort.evaluation.significance import bootstrap_interval
 from retort.job import Job
-from retort.plan import Step
+from retort.labelling import LABELS
+from retort.plan import Step, plan
 from retort.prepared import Prepared, asked_of
 from retort.records import Run
 from retort.searching import search_pool
@@ -81,6 +83,24 @@ def round_runs(steps: Steps, step: Step) -> list[Run]:
     return [Run.read(stage_path(steps, step.round, "label") / "labels.parquet"), Run.read(found / "student.parquet")]
 
 
+def left_by_query_side(steps: Steps, number: int, measure: str) -> dict[str, Any]:
+    """What a round that trained the query side alone leaves on the table: a row of the report, on dev.
+
+    Against the best student that trained both sides on the very same labels, in a run beside this one. Where there is none,
+    against the labels themselves as a ranking: what imitating them could still add, so an estimate of the most.
+    """
+    step = steps[f"round-{number}/evaluate"]
+    own, settings = _dev_result(step, f"round-{number}"), step.config.evaluate
+    found = [one for one in _fully_trained(steps, number).items() if measure in one[1].measures]
+    labels = f"teacher-{number} as a ranking: at most about", _dev_result(step, f"teacher-{number}")
+    name, rival = max(found, key=lambda one: one[1].means()[measure], default=labels)
+    gap = rival.select(own.query_ids).measures[measure] - own.measures[measure]
+    rng = np.random.default_rng([step.config.seed, number])
+    low, high = bootstrap_interval(gap, rng=rng, level=settings.level, samples=settings.samples)
+    means = {f"dev {measure}": own.means()[measure], "its dev": rival.means()[measure]}
+    return {"round": number, "against": name, **means, "left": float(gap.mean()), "from": low, "to": high}
+
+
 def headline(config: Config, prepared: Prepared) -> str:
     """The measure that decides: the one that the config names, else nDCG@10, has_answer@20, or what else there is.
 
@@ -109,6 +129,31 @@ def measures_of(split: str, config: Config, prepared: Prepared) -> list[str]:
             f"the {split} questions have neither grades nor answers: nothing can be measured; give prepare.qrels"
         )
     return measures
+
+
+def _dev_result(step: Step, name: str) -> PerQuery:
+    return PerQuery.read(step.path / RESULTS / f"dev.{name}.parquet")
+
+
+def _fully_trained(steps: Steps, number: int) -> dict[str, PerQuery]:
+    """Dev results of rounds beside this run that trained both sides of the same model on the same labels, by name."""
+    prepare, label = steps["prepare"], steps[f"round-{number}/label"]
+    found = {}
+    for file in sorted(prepare.path.resolve().parents[1].glob("*/config.json")):
+        root, labels = file.parent, file.parent / label.name / LABELS
+        if not labels.is_file() or not filecmp.cmp(labels, label.path / LABELS, shallow=False):
+            continue
+        try:
+            beside = plan(load(file), root, known={"prepare": prepare.folder.key})
+        except ValueError:  # a config of another version
+            continue
+        step = beside.get(f"round-{number}/evaluate")
+        if step is None or {beside["prepare"].folder.state(), step.folder.state()} != {"done"}:
+            continue
+        student = step.config.distil.student
+        if student.query_side is None and student.model == label.config.distil.student.model:
+            found[f"round-{number} of {root.name}, both sides"] = _dev_result(step, f"round-{number}")
+    return found
 
 
 def _reader_answers(steps: Steps, step: Step) -> dict[str, str] | None:

@@ -13,13 +13,25 @@ from retort.auditing import audit_round
 from retort.evaluation.audit import tables
 from retort.evaluation.charts import Curve
 from retort.evaluation.metrics import PerQuery
-from retort.evaluation.report import AttentionMap, Cost, Example, Examples, Looked, Report, Shown, Table, write_report
+from retort.evaluation.report import (
+    AttentionMap,
+    Cost,
+    Example,
+    Examples,
+    Looked,
+    Remote,
+    Report,
+    Shown,
+    Table,
+    write_report,
+)
 from retort.evaluation.significance import Comparison, compare
 from retort.evaluation.verdict import Role, RunRow
-from retort.evidence import AGREEMENT, RESULTS, SUMMARY, Steps, headline, round_runs, stage_path
-from retort.plan import Step
+from retort.evidence import AGREEMENT, RESULTS, SUMMARY, Steps, headline, left_by_query_side, round_runs, stage_path
+from retort.plan import Step, refresh_of
 from retort.prepared import Prepared
 from retort.records import Query, Run
+from retort.refreshing import MADE_BY, REFRESH
 from retort.store import BILL, COST, read_json
 from retort.text import AnswerMatcher
 
@@ -43,7 +55,13 @@ def gather_report(steps: Steps, step: Step, prepared: Prepared) -> int:
         rows=rows,
         comparisons=_comparisons(steps, step, split, deciding, best),
         curves=_curves(steps, rounds),
-        tables=[*_reader_tables(summaries, split), _agreement_table(steps, rounds), *_audit_tables(steps, best, prepared)],
+        tables=[
+            *_reader_tables(summaries, split),
+            _agreement_table(steps, rounds),
+            *_audit_tables(steps, best, prepared),
+            *_refresh_tables(steps, rounds),
+            *_query_side_tables(steps, rounds, deciding),
+        ],
         costs=_costs(steps),
         examples=_examples(steps, step, prepared, split, deciding, best),
         attention=_maps(steps, prepared, best)[: step.config.report.maps],
@@ -117,6 +135,36 @@ def _audit_tables(steps: Steps, best: int, prepared: Prepared) -> list[Table]:
     return tables(audit_round(steps, best, prepared))
 
 
+def _refresh_tables(steps: Steps, rounds: Sequence[int]) -> list[Table]:
+    """How old the vectors are that each round searches, where a round may keep those of another to re-rank."""
+    made = [steps[f"round-{number}/encode"] for number in rounds]
+    if not {refresh_of(step.config, step.round) for step in made} & {"rerank", "auto"}:
+        return []
+    found = [step.folder.manifest() for step in made]
+    measured = list(dict.fromkeys(name for facts in found for name in facts if name.startswith("overlap@")))
+    columns = [REFRESH, MADE_BY, *measured]
+    rows = [[number, *map(facts.get, columns)] for number, facts in zip(rounds, found, strict=True)]
+    note = (
+        "full: the corpus was encoded anew; rerank: what older vectors found was ranked by fresh ones; keep: vectors that "
+        "do not change. Overlap: how many of the first passages stay among them by fresh vectors, over dev questions."
+    )
+    return [Table("Freshness of the search", ["round", *columns], rows, note=note)]
+
+
+def _query_side_tables(steps: Steps, rounds: Sequence[int], measure: str) -> list[Table]:
+    """What rounds that trained the query side alone leave on the table."""
+    alone = [number for number in rounds if refresh_of(steps[f"round-{number}/encode"].config, number) == "keep"]
+    rows = [left_by_query_side(steps, number, measure) for number in alone]
+    if not rows:
+        return []
+    note = (
+        "On dev, with an interval; encoding the corpus anew would change nothing, as the passages' tower has not changed. "
+        "Against a run beside this one that trained both sides on the same labels, or, without one, against the labels as a "
+        "ranking of their candidates: both sides could add about so much at most by learning them."
+    )
+    return [Table("What training the query side alone leaves", list(rows[0]), [[*row.values()] for row in rows], note=note)]
+
+
 def _agreement_table(steps: Steps, rounds: Sequence[int]) -> Table:
     found = {number: read_json(stage_path(steps, number, "evaluate") / AGREEMENT) for number in rounds}
     names = list(dict.fromkeys(name for facts in found.values() for name in facts))
@@ -133,6 +181,7 @@ def _costs(steps: Steps) -> list[Cost]:
         Cost(
             name, seconds=cost["seconds"], items=cost["items"], unit=cost["unit"], peak_mb=cost["peak_mb"],
             planned_seconds=planned.get(name, {}).get("seconds"),
+            remote=[Remote(**one) for one in cost.get("remote", [])],
         )
         for name, cost in found
     ]  # fmt: skip

@@ -5,7 +5,7 @@ Between the pipeline and the families: makes teachers from their settings, write
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,21 @@ from retort.candidates import as_ranked, cut, known_positives, within
 from retort.config import Config, TeacherSettings
 from retort.data import read_scores
 from retort.job import Job
-from retort.making import made_teacher
+from retort.making import client_of, made_teacher
 from retort.plan import Step
 from retort.records import Group, Run
-from retort.store import PARTS, write_parts
+from retort.store import COST, PARTS, read_json, write_json, write_parts
 from retort.teachers.fid.model import Reader
 from retort.teachers.fid.signals import ReaderSignal
 from retort.teachers.fid.teacher import FidTeacher, answer_groups
 from retort.teachers.fused import calibrated, fuse, unshared
 from retort.teachers.raw import check_raw
+from retort.teachers.remote.cost import Cost
 from retort.teachers.remote.judge import JudgeTeacher
 
 Scoring = Callable[[Sequence[Group]], Sequence[Sequence[np.ndarray]]]  # one list of scores, or several from one look
 LABELS, MODEL = "labels.parquet", "model"
+COUNTS, LEDGER = "counts.json", "asked-{}.json"  # of a judge's replies in a part; of a process's requests
 MOST_MAPS = 20  # questions whose heat-map is kept; report.maps says how many are shown
 
 
@@ -43,12 +45,13 @@ class Labels:
 def labelled(job: Job, step: Step, name: str, candidates: Run, reader: Reader | None) -> Labels:
     """The labels of a round; `reader` is its own, where it has one. The main process alone has them whole.
 
-    Scores are written in parts, which processes share; files of scores are read before any model works. One teacher's
-    scores are the labels; several are fused over the candidates that each of them has scored. Where an entropy is asked
-    for, each question is brought to it.
+    Scores are written in parts, which processes share; files of scores are read before any model works. What servers were
+    asked goes to the stage's cost.json. One teacher's scores are the labels; several are fused over the candidates that each
+    of them has scored. Where an entropy is asked for, each question is brought to it.
     """
     settings, aside = step.config.label, Counter[str]()
     raw: dict[int, Run] = {}
+    remote: dict[int, Mapping[str, Any]] = {}
     for number, teacher in sorted(enumerate(settings.teachers), key=lambda one: one[1].scores is None):
         if number in raw:  # a signal of the reader, found beside its first
             continue
@@ -59,13 +62,18 @@ def labelled(job: Job, step: Step, name: str, candidates: Run, reader: Reader | 
         elif teacher.kind == "fid":
             assert reader is not None
             signals = [place for place, one in enumerate(settings.teachers) if one.kind == "fid"]
-            found = _scores(job, step, fid_teacher(job, step, reader).signals, number, name, candidates, lists=len(signals))
+            score = fid_teacher(job, step, reader).signals
+            found, _ = _scores(job, step, score, number, name, candidates, lists=len(signals))
             raw.update(zip(signals, found, strict=True))
         else:
-            made = made_teacher(job, teacher)
-            raw[number] = _scores(job, step, lambda groups, one=made: [one.score(groups)], number, name, candidates)[0]
-            if isinstance(made, JudgeTeacher) and made.counts["failed"]:
-                aside["replies of the judge that never had the form"] += made.counts["failed"]
+            raw[number], replies = _made_scores(job, step, number, name, candidates)
+            if replies["failed"]:
+                aside["replies of the judge that never had the form"] += replies["failed"]
+            if teacher.server is not None:
+                remote[number] = _asked(step, number, replies["malformed"])
+    if remote and job.accelerator.is_main_process:
+        before = read_json(step.path / COST) if (step.path / COST).exists() else {}
+        write_json(step.path / COST, {**before, "remote": [remote[number] for number in sorted(remote)]})
     runs = [replace(raw[number], name=name) for number in range(len(raw))]
     whole = runs[0]
     if len(runs) > 1 and job.accelerator.is_main_process:
@@ -133,13 +141,41 @@ def _file_scores(job: Job, step: Step, settings: TeacherSettings, candidates: Ru
     return run
 
 
-def _scores(job: Job, step: Step, score: Scoring, number: int, name: str, candidates: Run, *, lists: int = 1) -> list[Run]:
+def _made_scores(job: Job, step: Step, number: int, name: str, candidates: Run) -> tuple[Run, Counter[str]]:
+    """What a teacher that the run does not train says, and the replies of a judge by their kind."""
+    settings = step.config.label.teachers[number]
+    with client_of(job, settings, _folder(step, number) / PARTS / LEDGER.format(job.accelerator.process_index)) as client:
+        made = made_teacher(job, settings, client)
+        counts = made.counts if isinstance(made, JudgeTeacher) else Counter[str]()
+        found, replies = _scores(job, step, lambda groups: [made.score(groups)], number, name, candidates, counts=counts)
+    return found[0], replies
+
+
+def _asked(step: Step, number: int, malformed: int) -> dict[str, Any]:
+    """What a teacher's server was asked, by all processes and attempts at this stage."""
+    settings = step.config.label.teachers[number]
+    assert settings.server is not None
+    ledgers = (_folder(step, number) / PARTS).glob(LEDGER.format("*"))
+    used = sum((Cost.read(path) for path in ledgers), Cost())
+    money = settings.server.money(used.prompt_tokens, used.completion_tokens)
+    return {"model": settings.model, **asdict(used), "malformed": malformed, "money": money}
+
+
+def _folder(step: Step, number: int) -> Path:
+    """Where the parts of a teacher's scores are."""
+    return step.path if number == 0 else step.path / PARTS / str(number)
+
+
+def _scores(
+    job: Job, step: Step, score: Scoring, number: int, name: str, candidates: Run, *, lists: int = 1,
+    counts: Counter[str] | None = None,
+) -> tuple[list[Run], Counter[str]]:  # fmt: skip
     """One pass over the candidates of all questions: a Run for each of the `lists` that it finds, whole in the main process.
 
-    `number` is the teacher's, whose folder the parts are in.
+    `number` is the teacher's, whose folder the parts are in. Beside the Runs: what `counts`, in which the teacher counts,
+    gained in all parts, those of earlier attempts too.
     """
-    prepared, label = job.prepared, step.config.label
-    folder = step.path if number == 0 else step.path / PARTS / str(number)
+    prepared, label, counted = job.prepared, step.config.label, Counter[str]() if counts is None else counts
     cuts = range(0, len(prepared.queries), label.queries_per_part)
     with job.bars("questions labelled", len(prepared.queries)) as bar:
 
@@ -148,18 +184,21 @@ def _scores(job: Job, step: Step, score: Scoring, number: int, name: str, candid
             groups = prepared.groups(candidates, queries)
             rows = [candidates.of(query.id)[0] if query.id in candidates else [] for query in queries]
             path.mkdir()
+            before = counted.copy()
             for place, scores in enumerate(score(groups)):
                 known = [~np.isnan(values) for values in scores]  # a judge may leave a passage without a score
                 kept = [np.asarray(own)[one] for own, one in zip(rows, known, strict=True)]
                 said = [values[one] for values, one in zip(scores, known, strict=True)]
                 Run.build(name, [query.id for query in queries], kept, said).write(path / str(place))
+            write_json(path / COUNTS, counted - before)
             bar(len(queries))
 
-        parts = write_parts(folder, len(cuts), write, mine=job.mine)
+        parts = write_parts(_folder(step, number), len(cuts), write, mine=job.mine)
     job.accelerator.wait_for_everyone()
     if not job.accelerator.is_main_process:
-        return [candidates] * lists
-    return [joined(name, [Run.read(path / str(place)) for path in parts]) for place in range(lists)]
+        return [candidates] * lists, Counter()
+    replies = sum((Counter(read_json(path / COUNTS)) for path in parts), Counter[str]())
+    return [joined(name, [Run.read(path / str(place)) for path in parts]) for place in range(lists)], replies
 
 
 def joined(name: str, runs: Sequence[Run]) -> Run:

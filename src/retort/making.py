@@ -1,18 +1,21 @@
 """Teachers made from their settings: those that a run does not train. Between labelling and the families."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from retort.config import Judge, LanguageModel, ServerSettings, TeacherSettings
+from retort.config import Judge, LanguageModel, TeacherSettings
 from retort.job import Job
 from retort.records import Teacher
 from retort.teachers.answers import AnswersTeacher
 from retort.teachers.causal.loading import load_causal
-from retort.teachers.causal.prompts import Prompt
+from retort.teachers.causal.prompts import PROMPTS, Prompt
 from retort.teachers.causal.teacher import CausalTeacher
 from retort.teachers.cross_encoder import CrossEncoderTeacher
 from retort.teachers.loading import load_cross_encoder, load_retriever
 from retort.teachers.remote.cache import AnswerCache
 from retort.teachers.remote.client import Client
+from retort.teachers.remote.cost import Ledger
 from retort.teachers.remote.forms import Form, Grades, Ranking
 from retort.teachers.remote.judge import JudgeTeacher
 from retort.teachers.remote.likelihood import RemoteLikelihoodTeacher
@@ -22,14 +25,17 @@ from retort.teachers.retriever import RetrieverTeacher
 ANSWERS = "remote_answers"  # in the run's folder, not in a stage's: what was paid for outlives a changed config
 
 
-def made_teacher(job: Job, settings: TeacherSettings) -> Teacher:
-    """A teacher on the device of the job. ValueError: no model there, or not one of this kind; a server's key is missing."""
+def made_teacher(job: Job, settings: TeacherSettings, client: Client | None = None) -> Teacher:
+    """A teacher on the device of the job, or behind the server of `client`.
+
+    ValueError: no model there, or not one of this kind; as `check_teacher`.
+    """
     if settings.kind == "answers":
         return AnswersTeacher()
     assert settings.model is not None
     device = job.accelerator.device
     if settings.server is not None:
-        client = _client(job.root / ANSWERS, settings.server, settings.model, job.accelerator.process_index)
+        assert client is not None
         return _judge(client, settings) if settings.kind == "judge" else _remote(client, settings)
     if settings.kind == "language_model":
         model, tokenizer = load_causal(settings.model, settings.sha256)
@@ -45,8 +51,34 @@ def made_teacher(job: Job, settings: TeacherSettings) -> Teacher:
     return CrossEncoderTeacher(cross_encoder, squashed=settings.squashed, **given)
 
 
-def _client(folder: Path, settings: ServerSettings, model: str, writer: int) -> Client:
-    return Client(Server(model=model, **settings.model_dump()), cache=AnswerCache(folder, writer=writer))
+@contextmanager
+def client_of(job: Job, settings: TeacherSettings, ledger: Path) -> Iterator[Client | None]:
+    """What asks a teacher's server and counts in the file `ledger`, this process's own; None for a teacher without a server.
+
+    Afterwards the file of answers is free for the next teacher. ValueError where the server's key is missing.
+    """
+    if settings.server is None:
+        yield None
+        return
+    with closing(AnswerCache(job.root / ANSWERS, writer=job.accelerator.process_index)) as cache:
+        yield Client(server_of(settings), cache=cache, ledger=Ledger(ledger))
+
+
+def check_teacher(settings: TeacherSettings) -> None:
+    """Refuse what the settings of a teacher alone show: its address, prompt, form. Nothing is loaded, asked or written."""
+    if settings.server is not None:
+        server_of(settings)
+    if settings.kind in ("language_model", "remote"):
+        (_prompt(settings.language) or PROMPTS[settings.language.signal]).check(settings.language.signal)
+    if settings.kind == "judge":
+        _form(settings.judge)
+
+
+def server_of(settings: TeacherSettings) -> Server:
+    """Where a teacher's model is asked. ValueError: no plain address, or no name of a variable for the key."""
+    assert settings.server is not None
+    assert settings.model is not None
+    return Server(model=settings.model, **settings.server.model_dump(exclude={"price_per_million"}))
 
 
 def _remote(client: Client, settings: TeacherSettings) -> RemoteLikelihoodTeacher:

@@ -4,7 +4,6 @@ Each stage reads the folders of the stages before it, calls the families, and wr
 families never meet but here. Which steps there are and when one is stale: plan.py. How results become a report: evidence.py.
 """
 
-import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -30,18 +29,16 @@ from retort.losses import build
 from retort.plan import Step, answered_splits, only_graded, plan
 from retort.prepared import CANDIDATES, CORPUS, Prepared, asked_of, distinct, limited, write_prepared
 from retort.records import Corpus, Passage, Query, Run
+from retort.refreshing import encode_passages, search_student
 from retort.searching import (
     bm25_index,
     in_training,
     kind_of,
     lost,
     passages_of,
-    search_student,
     sparse_trouble,
-    stored_round,
-    student_of,
 )
-from retort.store import MANIFEST, PARTS, disk_watched, locked, read_json, remove, write_atomic, write_json, write_parts
+from retort.store import MANIFEST, PARTS, disk_watched, locked, read_json, remove, write_atomic, write_json
 from retort.students.card import CardFacts, write_model_card
 from retort.teachers.fid.loading import load_reader, make_reader
 from retort.teachers.fid.training import ReaderData, train_reader
@@ -217,24 +214,11 @@ def distil(job: Job, step: Step) -> Facts:
 
 
 def encode(job: Job, step: Step) -> Facts:
-    """The corpus in half precision as the round's student sees it (round 0: the untouched one), in parts."""
-    settings, corpus = step.config.encode, job.prepared.corpus
-    if step.keeps_passages:
-        if job.accelerator.is_main_process:
-            shutil.copytree(job.path(stored_round(step), "encode") / PARTS, step.path / PARTS, dirs_exist_ok=True)
-        return {"items": 0, "passages kept": len(corpus)}
-    student, kind = student_of(job, step.round), kind_of(job, step.round)
-    cuts = range(0, len(corpus), settings.passages_per_part)
-    with job.bars("passages encoded", len(corpus)) as bar:
+    """The corpus in half precision as the round's student sees it (round 0: the untouched one), in parts.
 
-        def write(part: int, path: Path) -> None:
-            rows = range(cuts[part], min(len(corpus), cuts[part] + settings.passages_per_part))
-            passages = [corpus[row] for row in rows]
-            kind.write(path, student.embed(passages, "passage", batch_tokens=settings.batch_tokens, autocast=job.precision))
-            bar(len(rows))
-
-        write_parts(step.path, len(cuts), write, ending=kind.ending, mine=job.mine)
-    return {"items": len(corpus), "dimensions": student.dimension}
+    By `encode.refresh`, or where only the query side is trained, vectors of an earlier round instead: refreshing.py.
+    """
+    return encode_passages(job, step)
 
 
 def index(job: Job, step: Step) -> Facts:

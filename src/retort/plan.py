@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from retort.config import Config, TeacherSettings
 from retort.data import fingerprint
@@ -42,11 +42,6 @@ class Step:
         """The folder of the stage."""
         return self.folder.path
 
-    @property
-    def keeps_passages(self) -> bool:
-        """Whether the round trains the query side alone, so that the passages keep their vectors."""
-        return self.round > 0 and self.config.distil.student.query_side is not None
-
 
 def plan(config: Config, root: Path, *, known: Mapping[str, str] | None = None) -> dict[str, Step]:
     """All steps of a run in `root` by name ("round-1/read"), in the order in which they run.
@@ -77,11 +72,38 @@ def plan(config: Config, root: Path, *, known: Mapping[str, str] | None = None) 
         label = add("label", number, [*reads, retrieve])
         earlier = [distil] if distil and settings.distil.later_rounds == "continue" else []
         distil = add("distil", number, [label, *earlier])
-        encode = add("encode", number, [distil])
+        stored = stored_round(settings, number)
+        encode = add("encode", number, [distil, *([] if stored is None else [f"round-{stored}/index"])])
         retrieve = add("retrieve", number, [add("index", number, [encode])])
         evaluate.append(add("evaluate", number, [retrieve, label, *evaluate]))
     add("report", config.rounds, evaluate)
     return steps
+
+
+def refresh_of(config: Config, number: int) -> Literal["full", "keep", "rerank", "auto"]:
+    """What a round does about the vectors of the passages: as `encode.refresh` says, or keep them as they are.
+
+    Round 0 has none yet. Where the query side alone is trained, they cannot go stale.
+    """
+    if number == 0:
+        return "full"
+    return config.encode.refresh if config.distil.student.query_side is None else "keep"
+
+
+def stored_round(config: Config, number: int) -> int | None:
+    """The round whose passage vectors a round may keep: the one before; None where it encodes the corpus anew.
+
+    Where the query side alone is trained: that of the student it starts from, whose passage tower it shares.
+    """
+    refresh = refresh_of(config, number)
+    if refresh == "full":
+        return None
+    return 0 if refresh == "keep" and config.distil.later_rounds == "restart" else number - 1
+
+
+def rerank_depth(config: Config) -> int:
+    """How many passages that stored vectors find are ranked by fresh ones: L."""
+    return config.encode.rerank_depth or 2 * config.retrieve.depth
 
 
 def sources(config: Config) -> list[str]:
@@ -161,6 +183,10 @@ def _section(config: Config, stage: str, number: int) -> dict[str, Any]:
         section["scores"] = {file: fingerprint(file) for file in score_files(config)}
     if stage == "distil":
         section["require_answer"] = config.label.require_answer
+    if stage == "encode" and refresh_of(config, number) in ("full", "keep"):
+        section["encode"] = {name: whole["encode"][name] for name in ("passages_per_part", "batch_tokens")}
+    elif stage == "encode":
+        section["rerank_depth"] = rerank_depth(config)
     if stage == "encode" and number == 0:
         section["student"] = whole["distil"]["student"]
     if stage == "index" and number == 0:

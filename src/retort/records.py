@@ -7,6 +7,7 @@ imports torch; a corpus and a Run can be read on a machine that has none.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -68,9 +69,7 @@ class Corpus:
     @classmethod
     def from_passages(cls, passages: Iterable[Passage]) -> "Corpus":
         """A corpus in memory, checked like a written one. For small sets and tests."""
-        table = pa.Table.from_batches(list(_batches(passages)), schema=CORPUS_SCHEMA)
-        _check_ids(table)
-        return cls(table)
+        return cls(_checked(pa.Table.from_batches(list(_batches(passages)), schema=CORPUS_SCHEMA)))
 
     @staticmethod
     def write(path: Path, passages: Iterable[Passage]) -> int:
@@ -78,8 +77,7 @@ class Corpus:
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, CORPUS_SCHEMA) as writer:
             for batch in _batches(passages):
                 writer.write_batch(batch)
-        _check_ids(written := Corpus.open(path).table)
-        return written.num_rows
+        return _checked(Corpus.open(path).table).num_rows
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -92,8 +90,7 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Passage]:
         for batch in self.table.to_batches():
-            for record in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                yield Passage(*record)
+            yield from map(Passage, *(column.to_pylist() for column in batch.columns))
 
     def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """The passage ids at `rows`, in that order; one call for many rows is much faster than many calls."""
@@ -101,49 +98,53 @@ class Corpus:
 
     def rows(self, ids: Sequence[str]) -> Int32[np.ndarray, "N"]:
         """The rows of `ids`, in that order. ValueError names the first id that the corpus does not hold."""
-        known = pc.SetLookupOptions(value_set=self.table.column("id"))
-        found = pc.call_function("index_in", [pa.array(ids, pa.string())], known)
-        if found.null_count:
-            missing = ids[pc.index(found.is_null(), True).as_py()]
+        wanted = pa.array(ids, pa.string()).dictionary_encode()
+        known = pc.SetLookupOptions(value_set=wanted.dictionary)
+        places = np.full(len(wanted.dictionary), -1, np.int32)
+        # the corpus is looked up in the wanted ids, not they in it: a table of its ids would not fit where it is large
+        for start, chunk in zip(self._starts, self.table.column("id").chunks, strict=False):
+            found = pc.call_function("index_in", [chunk], known)
+            places[found.drop_null().to_numpy()] = start + np.flatnonzero(found.is_valid())
+        rows = places[wanted.indices.to_numpy()]
+        if (rows < 0).any():
             raise ValueError(
-                f"passage id {missing!r} is not in the corpus of {len(self)} passages ({found.null_count} of "
-                f"{len(ids)} ids are unknown): give the corpus that the ids come from"
+                f"passage id {ids[int(rows.argmin())]!r} is not in the corpus of {len(self)} passages ({(rows < 0).sum()} "
+                f"of {len(ids)} ids are unknown): give the corpus that the ids come from"
             )
-        return found.to_numpy().astype(np.int32)
+        return rows
 
 
 def _batches(passages: Iterable[Passage]) -> Iterator[pa.RecordBatch]:
-    """Arrow batches of WRITE_ROWS passages; refuses an empty text, which no later stage could repair."""
-    rows: list[Passage] = []
-    for passage in passages:
-        if not passage.text.strip():
-            raise ValueError(f"passage {passage.id!r} has an empty text: drop it from the corpus or give it a text")
-        rows.append(passage)
-        if len(rows) == WRITE_ROWS:
-            yield _batch(rows)
-            rows = []
-    if rows:
-        yield _batch(rows)
+    """Arrow batches of WRITE_ROWS passages."""
+    rows = map(_with_text, passages)
+    while batch := list(islice(rows, WRITE_ROWS)):
+        columns = zip(*((p.id, p.title, p.text) for p in batch), strict=True)
+        yield pa.record_batch(dict(zip(CORPUS_SCHEMA.names, columns, strict=True)), schema=CORPUS_SCHEMA)
 
 
-def _batch(rows: Sequence[Passage]) -> pa.RecordBatch:
-    columns = zip(*((p.id, p.title, p.text) for p in rows), strict=True)
-    return pa.RecordBatch.from_arrays(
-        [pa.array(c, f.type) for c, f in zip(columns, CORPUS_SCHEMA, strict=True)], schema=CORPUS_SCHEMA
-    )
+def _with_text(passage: Passage) -> Passage:
+    """The passage. ValueError where its text is empty, which no later stage could repair."""
+    if not passage.text.strip():
+        raise ValueError(f"passage {passage.id!r} has an empty text: drop it from the corpus or give it a text")
+    return passage
 
 
-def _check_ids(table: pa.Table) -> None:
-    """ValueError where the corpus is empty or an id stands twice; counted in Arrow, without Python objects."""
+def _checked(table: pa.Table) -> pa.Table:
+    """The corpus. ValueError where it is empty or an id stands twice; 8 bytes a passage are held, not the ids."""
     if not table.num_rows:
         raise ValueError("the corpus is empty: found 0 passages, expected at least 1; check the path of the corpus")
-    counts = table.column("id").value_counts()
+    chunks = table.column("id").chunks
+    hashes = np.concatenate([np.fromiter(map(hash, chunk.to_pylist()), np.int64, len(chunk)) for chunk in chunks])
+    ordered = np.sort(hashes)
+    repeated = np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]])
+    counts = table.column("id").filter(pa.array(repeated)).value_counts()
     twice = counts.filter(pa.array(counts.field("counts").to_numpy() > 1))
     if len(twice):
         raise ValueError(
             f"passage id {twice[0]['values'].as_py()!r} appears {twice[0]['counts'].as_py()} times in the corpus "
             f"({len(twice)} ids are repeated): every passage needs an id of its own"
         )
+    return table
 
 
 @dataclass(frozen=True)
@@ -204,9 +205,8 @@ class Run:
         return len(self.query_ids)
 
     def __iter__(self) -> Iterator[tuple[str, Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]]:
-        for i, query_id in enumerate(self.query_ids):
-            span = slice(self.starts[i], self.starts[i + 1])
-            yield query_id, self.passages[span], self.scores[span]
+        for query_id in self.query_ids:
+            yield query_id, *self.of(query_id)
 
     def of(self, query_id: str) -> tuple[Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
         """The rows and scores of one query, best first. KeyError where the Run does not hold the query."""
@@ -239,7 +239,7 @@ class Run:
     @classmethod
     def read(cls, path: Path) -> "Run":
         """The Run that `write` put at `path`, checked again. ValueError where the file holds something else."""
-        table = pq.read_table(path).combine_chunks()
+        table = pq.ParquetFile(path).read().combine_chunks()
         if table.column_names != ["query", "passages", "scores"] or b"name" not in (table.schema.metadata or {}):
             raise ValueError(f"{path} is no Run: it has columns {table.column_names}; expected query, passages, scores")
         passages, scores = (pa.concat_arrays(table.column(name).chunks) for name in ("passages", "scores"))
@@ -270,14 +270,14 @@ def _check_run(run: Run) -> None:
             f"run {run.name!r}, query {run.query_ids[owner[at]]!r}, passage row {run.passages[at]}: score is "
             f"{run.scores[at]}, expected a finite number; look at what scored it (overflow in half precision is usual)"
         )
-    order = np.lexsort((run.passages, -run.scores, owner))
-    if not np.array_equal(order, np.arange(len(order))):
-        at = int((order != np.arange(len(order))).argmax())
-        raise ValueError(f"run {run.name!r}, query {run.query_ids[owner[at]]!r} is not in descending order: use Run.build")
-    pairs = owner.astype(np.int64) << 32 | run.passages.astype(np.int64)
-    unique, counts = np.unique(pairs, return_counts=True)
-    if len(unique) != len(pairs):
-        pair = int(unique[counts.argmax()])
+    rises, level = np.diff(run.scores) > 0, run.scores[1:] == run.scores[:-1]
+    moved = np.flatnonzero((np.diff(owner) == 0) & (rises | (level & (np.diff(run.passages) < 0))))
+    if len(moved):
+        query = run.query_ids[owner[moved[0]]]
+        raise ValueError(f"run {run.name!r}, query {query!r} is not in descending order: use Run.build")
+    pairs = np.sort(owner.astype(np.int64) << 32 | run.passages.astype(np.int64))
+    if (again := np.diff(pairs) == 0).any():
+        pair = int(pairs[again.argmax()])
         raise ValueError(
             f"run {run.name!r}, query {run.query_ids[pair >> 32]!r} holds passage row {pair & 0xFFFFFFFF} twice"
         )

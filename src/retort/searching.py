@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, Int, Int32
+from scipy.sparse import csr_array, vstack
 
 from retort.config import Bm25, Index
 from retort.indexes.bm25 import BM25Index, BM25Settings
@@ -18,23 +20,25 @@ from retort.indexes.inverted import InvertedIndex
 from retort.indexes.multi_vector import MultiVectorIndex
 from retort.indexes.parts import DENSE, SPARSE, TOKENS
 from retort.indexes.sparse_vectors import SparseParts, write_sparse_part
-from retort.indexes.token_vectors import TokenParts, write_token_part
+from retort.indexes.token_vectors import TokenParts, cut, write_token_part
 from retort.indexes.vectors import VectorParts, write_vector_part
 from retort.job import Job
 from retort.labelling import MODEL
-from retort.plan import Step
+from retort.plan import Step, stored_round
 from retort.prepared import Prepared
 from retort.records import Corpus, Passage, Query, Run
+from retort.store import PARTS
 from retort.students.dense import DenseStudent
 from retort.students.loading import AnyStudent, InTraining, load_student
 from retort.students.query_side import QuerySideStudent
 from retort.students.sparse import SparseStudent, collapse
+from retort.tensors import TokenVectors
 
 AnyIndex = DenseIndex | InvertedIndex | MultiVectorIndex
+Encodings = np.ndarray | csr_array | TokenVectors  # texts by a student of any kind, in memory
+Found = tuple[list[Float32[np.ndarray, "_"]], list[Int32[np.ndarray, "_"]]]  # scores and rows of each query, best first
 ASKED = 100  # questions of which recall is measured where an index is approximate
 K = 100  # at which it is measured
-# settings of a student that its passage vectors depend on
-PASSAGE_SIDE = ("model", "sha256", "passage_format", "passage_tokens", "pooling", "score")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Kind:
     write: Callable[[Path, Any], None]
     open: Callable[[Path], Any]  # the parts of a folder
     hold: Callable[[Any], Any]  # vectors in memory, as if they were parts
+    take: Callable[[Any, Int[np.ndarray, "n"]], Any]  # the vectors of some rows of parts, in memory
+    one: Callable[[Any, int], Encodings]  # of vectors in memory those of one text
     build: Callable[[Any, Index, int], AnyIndex]
     load: Callable[[Path, Any], AnyIndex]
 
@@ -59,29 +65,15 @@ def student_of(job: Job, number: int) -> AnyStudent:
 
 def in_training(job: Job, step: Step, labels: Run) -> InTraining:
     """The student that a round trains: of the round before, or anew; over stored passages where only queries are trained."""
-    settings, goes_on = step.config.distil.student, _goes_on(step)
+    settings, goes_on = step.config.distil.student, step.config.distil.later_rounds == "continue" and step.round > 1
     student = load_student(settings, folder=job.path(step.round - 1, "distil") / MODEL if goes_on else None)
     if settings.query_side is None:
         return student
     assert isinstance(student, DenseStudent)
-    stored = stored_round(step)
-    before = job.steps[f"round-{stored}/encode"].config.distil.student
-    if changed := [name for name in PASSAGE_SIDE if getattr(before, name) != getattr(settings, name)]:
-        raise ValueError(
-            f"student.query_side is {settings.query_side!r}, but round {stored}, whose passage vectors stay, had another "
-            f"{changed[0]} ({getattr(before, changed[0])!r}): leave it as it was, or train both sides"
-        )
+    stored = stored_round(step.config, step.round)
+    assert stored is not None
     rows, corpus = np.unique(labels.passages), job.prepared.corpus
     return QuerySideStudent(student, passages_of(job, stored).take, dict(zip(corpus.ids(rows), rows.tolist(), strict=True)))
-
-
-def stored_round(step: Step) -> int:
-    """The round whose passage vectors a round keeps that trains the query side alone: that of the student it starts from."""
-    return step.round - 1 if _goes_on(step) else 0
-
-
-def _goes_on(step: Step) -> bool:
-    return step.config.distil.later_rounds == "continue" and step.round > 1
 
 
 def kind_of(job: Job, number: int) -> Kind:
@@ -91,7 +83,7 @@ def kind_of(job: Job, number: int) -> Kind:
 
 def passages_of(job: Job, number: int) -> Any:  # noqa: ANN401 (parts of the student's kind)
     """The encoded corpus of a round, memory-mapped."""
-    return kind_of(job, number).open(job.path(number, "encode") / "parts")
+    return kind_of(job, number).open(job.path(number, "encode") / PARTS)
 
 
 def bm25_index(corpus: Corpus, settings: Bm25) -> BM25Index:
@@ -99,18 +91,13 @@ def bm25_index(corpus: Corpus, settings: Bm25) -> BM25Index:
     return BM25Index.build(corpus, settings=BM25Settings(**settings.model_dump()))
 
 
-def search_student(job: Job, number: int, queries: Sequence[Query], k: int) -> Run:
-    """What the student of a round finds in its own index."""
+def search_vectors(job: Job, number: int, asked: Encodings, k: int) -> Found:
+    """Scores and rows of the best `k` in the index of a round, for each encoded query."""
     index = kind_of(job, number).load(job.path(number, "index"), passages_of(job, number))
-    found = student_of(job, number).embed(queries, "query", autocast=job.precision)
-    scores, rows = index.search(found, k)  # type: ignore[arg-type]
-    name = f"round-{number}" if number else "untouched"
-    return Run.build(name, [query.id for query in queries], rows, scores)
+    return index.search(asked, k)  # type: ignore[arg-type]
 
 
-def search_pool(
-    student: InTraining, passages: Sequence[Passage], queries: Sequence[Query], k: int, job: Job
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def search_pool(student: InTraining, passages: Sequence[Passage], queries: Sequence[Query], k: int, job: Job) -> Found:
     """Scores and places in `passages` of the best `k` for each query, by an exact search in memory."""
     kind = KINDS[student.settings.kind]
     held = kind.hold(student.embed(passages, "passage", autocast=job.precision))
@@ -157,13 +144,27 @@ def _multi_vector_index(tokens: TokenParts, settings: Index, seed: int) -> Multi
     )  # fmt: skip
 
 
+def _sparse_rows(vectors: SparseParts, rows: Int[np.ndarray, "n"]) -> csr_array:
+    """The sparse vectors of `rows`, in that order."""
+    firsts = np.cumsum([0, *map(len, vectors.parts)])
+    owners = np.searchsorted(firsts, rows, side="right") - 1
+    taken = [vectors.parts[owner].take(rows[owners == owner] - firsts[owner]) for owner in np.unique(owners)]
+    by_owner = np.argsort(owners, kind="stable")
+    return csr_array(vstack(taken))[np.argsort(by_owner)]  # type: ignore[return-value]
+
+
 KINDS: dict[str, Kind] = {
-    "dense": Kind(DENSE, write_vector_part, VectorParts.open, VectorParts.of, _dense_index, DenseIndex.load),
+    "dense": Kind(
+        DENSE, write_vector_part, VectorParts.open, VectorParts.of, VectorParts.take,
+        lambda vectors, place: vectors[place : place + 1], _dense_index, DenseIndex.load,
+    ),
     "sparse": Kind(
-        SPARSE, write_sparse_part, SparseParts.open, SparseParts.of,
+        SPARSE, write_sparse_part, SparseParts.open, SparseParts.of, _sparse_rows,
+        lambda vectors, place: vectors[[place]],
         lambda vectors, settings, seed: InvertedIndex.build(vectors), lambda folder, vectors: InvertedIndex.load(folder),
     ),
     "late_interaction": Kind(
-        TOKENS, write_token_part, TokenParts.open, TokenParts.of, _multi_vector_index, MultiVectorIndex.load,
+        TOKENS, write_token_part, TokenParts.open, TokenParts.of, TokenParts.take,
+        lambda vectors, place: cut(vectors, place, place + 1), _multi_vector_index, MultiVectorIndex.load,
     ),
 }  # fmt: skip

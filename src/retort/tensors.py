@@ -18,6 +18,9 @@ from torch.nn.functional import pad
 from retort.records import Passage, Query
 
 Side = Literal["query", "passage"]
+# Padded tokens that a CPU encodes at once, however many it may: few pads, and what its caches hold. Measured on AVX2: a step
+# of MiniLM takes 0.70 of its time at 8,192; T5-base's layers take 1.1 times what their bare products do, 1.4 at 8,192.
+CPU_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,15 @@ class Tokens:
     def to(self, device: torch.device) -> "Tokens":
         """The same on `device`."""
         return replace(self, tensors={name: t.to(device, non_blocking=True) for name, t in self.tensors.items()})
+
+
+def suited(tokens: int, device: torch.device) -> int:
+    """How many padded tokens to encode at once where there may be so many: on a CPU fewer are quicker.
+
+    >>> suited(16_384, torch.device("cpu")), suited(512, torch.device("cpu")), suited(16_384, torch.device("meta"))
+    (1024, 512, 16384)
+    """
+    return min(tokens, CPU_TOKENS) if device.type == "cpu" else tokens
 
 
 @dataclass(frozen=True)

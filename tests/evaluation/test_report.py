@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from retort.evaluation.charts import Curve
-from retort.evaluation.report import AttentionMap, Cost, Example, Examples, Looked, Report, Shown, Table, write_report
+from retort.evaluation.report import (
+    AttentionMap,
+    Cost,
+    Example,
+    Examples,
+    Looked,
+    Remote,
+    Report,
+    Shown,
+    Table,
+    write_report,
+)
 from retort.evaluation.significance import Comparison
 from retort.evaluation.verdict import RunRow
 
@@ -183,6 +194,31 @@ def test_costs_have_rates_and_a_total_and_survive_zero_seconds(page):
     assert table[1] == ["read", "1 min 30 s", "", "180 questions", "2", "812"]
     assert table[2] == ["index", "0.0 s", "", "\u2013", "\u2013", "\u2013"]
     assert table[3] == ["All stages", "1 min 30 s", "", "", "", "812"]
+
+
+def test_what_servers_were_asked_has_a_table_of_its_own_whose_money_adds_up(tmp_path):
+    one = Remote(
+        "big", requests=1200, retries=3, cache_hits=4, malformed=0, prompt_tokens=90_000, completion_tokens=5, money=1.25
+    )
+    costs = [Cost("label", seconds=9, remote=[one, Remote("free", requests=7)]), Cost("later", seconds=1, remote=[one])]
+    table = Page(write_report(full(costs=costs), tmp_path)).table("cost")[4:]
+    assert table == [
+        [
+            "Stage",
+            "Model",
+            "Requests",
+            "Retries",
+            "From the cache",
+            "Malformed",
+            "Prompt tokens",
+            "Completion tokens",
+            "Money",
+        ],
+        ["label", "big", "1,200", "3", "4", "0", "90,000", "5", "1.25"],
+        ["label", "free", "7", *["\u2013"] * 6],
+        ["later", "big", "1,200", "3", "4", "0", "90,000", "5", "1.25"],
+        ["All stages", *[""] * 7, "2.5"],
+    ]
 
 
 def test_at_most_twenty_wins_are_shown_with_their_ranks_and_marked_answers(page):

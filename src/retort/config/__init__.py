@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from retort.config.budget import Budget
 from retort.config.fields import Optimiser, Section
 from retort.config.language import Judge, LanguageModel, ServerSettings
 from retort.config.sections import (
@@ -35,6 +36,7 @@ from retort.config.training import Distil, Negatives, ObjectiveSettings
 __all__ = [
     "AttentionSettings",
     "Bm25",
+    "Budget",
     "Compute",
     "Config",
     "Distil",

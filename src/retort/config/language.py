@@ -1,10 +1,13 @@
 """The settings of teachers that are language models: here or behind a server, asked for likelihoods or a judgement."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Strict, model_validator
 
 from retort.config.fields import Section
+
+# of each layer that counts, from 0, those of its heads that do; none named: all of them. The keys of JSON are strings
+Heads = Annotated[dict[Annotated[NonNegativeInt, Strict(False)], list[NonNegativeInt]], Field(min_length=1)]
 
 
 class LanguagePrompt(Section):
@@ -30,12 +33,19 @@ class LanguageModel(Section):
     end_token: bool = False  # the scored text ends there
     looking: Literal["question", "last", "answer"] = "question"  # attention: the tokens that look back
     calibrated: bool = True  # attention: less that of a question without content
-    heads: dict[NonNegativeInt, list[NonNegativeInt]] | None = None  # attention: those that count, by layer; None: all
+    heads: Heads | None = None  # attention: those that count, by layer; None: all
 
     @property
     def reads_answers(self) -> bool:
         """Whether an answer is fed to the model."""
         return self.signal == "answer" or (self.signal == "attention" and self.looking == "answer")
+
+
+class Price(Section):
+    """What a million tokens cost, in any currency."""
+
+    prompt: float = Field(ge=0, allow_inf_nan=False)
+    completion: float = Field(ge=0, allow_inf_nan=False)
 
 
 class ServerSettings(Section):
@@ -47,7 +57,13 @@ class ServerSettings(Section):
     retries: NonNegativeInt = 6
     in_flight: PositiveInt = 8  # requests at the same time
     requests_per_minute: PositiveFloat | None = None
+    price_per_million: Price | None = None  # tokens; with it the cost is told as money too
     extra: dict[str, Any] = {}  # fields of every request
+
+    def money(self, prompt_tokens: float | int, completion_tokens: float | int) -> float | None:
+        """What so many tokens cost, in the currency of the prices; None without prices."""
+        price = self.price_per_million
+        return price and (price.prompt * prompt_tokens + price.completion * completion_tokens) / 1e6
 
 
 class Judge(Section):

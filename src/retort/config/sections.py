@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Strict
 
+from retort.config.budget import Budget
 from retort.config.fields import Section
 from retort.config.teachers import Label, Read
 from retort.config.training import Distil
@@ -26,7 +27,7 @@ class Prepare(Section):
     # dev and test questions without grades, beside others that have some: drop leaves them out (TREC DL judges 43 of 200)
     ungraded: Literal["refuse", "drop"] = "refuse"
     candidates: str | None = None  # a run or FiD file that stands for round 0's search
-    limit: dict[Split, PositiveInt] = {}  # questions kept of a split, chosen by a hash of their id
+    limit: dict[Split, PositiveInt | None] = {}  # questions kept of a split, chosen by a hash of their id; null: all
 
 
 class Bm25(Section):
@@ -48,10 +49,19 @@ class Retrieve(Section):
 
 
 class Encode(Section):
-    """The pass over the corpus."""
+    """The pass over the corpus, and what a round does instead of it (Atlas, arXiv 2208.03299, section 2.4)."""
 
     passages_per_part: PositiveInt = 50_000
     batch_tokens: PositiveInt = 16_384
+    # after a round's training: full encodes the corpus anew; rerank keeps the vectors of the round before, and ranks the
+    # first `rerank_depth` passages that they find by fresh ones; auto is full where those vectors are stale, else rerank
+    refresh: Literal["full", "rerank", "auto"] = "full"
+    rerank_depth: PositiveInt | None = None  # L; None: twice retrieve.depth, so that fresh scores have something to choose
+    # stale: on `probe_questions` of dev, less than this share of the first `probe_depth` stays there once the first L are
+    # ranked by fresh vectors. No value is published: with 0.8 two of ten places have another passage. Above 1: always
+    stale_below: float = Field(default=0.8, ge=0)
+    probe_questions: PositiveInt = 100
+    probe_depth: PositiveInt = 10  # K
 
 
 class Index(Section):
@@ -111,6 +121,7 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     report: Reporting = Reporting()
     compute: Compute = Compute()
+    budget: Budget | None = None  # chooses label.depth and compute.precision (retort/budget.py); None: they stand as given
     overrides: dict[Annotated[PositiveInt, Strict(False)], dict[str, dict[str, Any]]] = {}  # JSON keys are strings
 
     def of_round(self, number: int) -> "Config":

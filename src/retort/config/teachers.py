@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from retort.config.fields import Optimiser, Section, with_fields
-from retort.config.language import Judge, LanguageModel, ServerSettings
+from retort.config.language import Heads, Judge, LanguageModel, ServerSettings
 
 Signal = Literal["fid_kd", "adist", "copy", "pdist", "emdr2", "loop"]
 TeacherKind = Literal[
@@ -23,8 +23,7 @@ class AttentionSettings(Section):
     tokens: str | None = Field(default=None, pattern=r"^(mean|sum|max|top[1-9]\d*)$")
     value_norm: bool | None = None
     exclude: list[Part] = []  # parts of the passage strings of which no token counts
-    layers: list[NonNegativeInt] | None = None  # of the decoder, from 0; None: all
-    heads: list[NonNegativeInt] | None = None
+    heads: Heads | None = None  # those that count, by layer of the decoder; None: all
 
 
 class Prompts(Section):

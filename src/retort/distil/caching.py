@@ -12,23 +12,22 @@ from dataclasses import replace
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from retort.tensors import Batch, Encoded, Student, Tokens
+from retort.tensors import Batch, Encoded, Student, Tokens, suited
 
 
 def encode_batch(student: Student, batch: Batch, chunk_tokens: int, *, caching: bool = True) -> tuple[Encoded, Encoded]:
     """The encodings of the queries and of the distinct passages; no more than `chunk_tokens` padded tokens at once.
 
-    Where each side fits one chunk, or without `caching`, nothing is encoded twice.
+    Where each side fits `chunk_tokens`, or without `caching`, nothing is encoded twice.
     """
-    queries = student.tokenise(batch.queries, "query").buckets(chunk_tokens)
-    passages = student.tokenise(batch.passages, "passage").buckets(chunk_tokens)
-    cached = caching and len(queries) + len(passages) > 2
-    encoded = [
-        Encoded.joined(
-            [_cached(student, part) if cached else student.encode(part) for _, part in parts], [rows for rows, _ in parts]
-        )
-        for parts in (queries, passages)
-    ]
+    sides = student.tokenise(batch.queries, "query"), student.tokenise(batch.passages, "passage")
+    cached = caching and any(len(side.buckets(chunk_tokens)) > 1 for side in sides)
+    most = suited(chunk_tokens, next(student.module.parameters()).device)
+    encoded = []
+    for side in sides:
+        rows, parts = zip(*side.buckets(most), strict=True)
+        vectors = [_cached(student, part) if cached else student.encode(part) for part in parts]
+        encoded.append(Encoded.joined(vectors, rows))
     return encoded[0], encoded[1]
 
 

@@ -25,6 +25,22 @@ SYSTEMS = ("baseline", "student", "round")  # roles that compete for the best va
 
 
 @dataclass(frozen=True)
+class Remote:
+    """What a teacher behind a server was asked in all attempts at a stage; `money` in the currency of its prices."""
+
+    model: str
+    _: KW_ONLY
+    requests: Number
+    retries: Number = None
+    cache_hits: Number = None
+    malformed: Number = None
+    prompt_tokens: Number = None
+    completion_tokens: Number = None
+    seconds: Number = None
+    money: Number = None
+
+
+@dataclass(frozen=True)
 class Cost:
     """What one stage took: `items` of `unit` in `seconds`, the peak memory of its processes in MB, and what was planned."""
 
@@ -35,6 +51,7 @@ class Cost:
     unit: str = ""
     peak_mb: Number = None
     planned_seconds: Number = None
+    remote: Sequence[Remote] = ()
 
 
 @dataclass(frozen=True)

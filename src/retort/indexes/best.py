@@ -1,9 +1,12 @@
 """The best k of scores that come block after block: what every exact index does with its blocks.
 
-Memory does not grow with the corpus: one tile of scores, and about 2k candidates for each query.
+Memory does not grow with the corpus: one tile of scores for each core, and about 2k candidates for each query.
 """
 
+import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import TypeVar
 
 import numpy as np
@@ -23,8 +26,8 @@ def best_of_blocks(
 ) -> tuple[Float32[np.ndarray, "Q n"], Int32[np.ndarray, "Q n"]]:
     """Scores and rows of the best n = min(k, passages) of each query, best first; equal scores stand in corpus order.
 
-    Blocks come with the corpus row of their first passage, in the corpus's order; `score` gives the scores of a batch
-    of queries with a block's passages. No score may be NaN or -inf.
+    Blocks come with the corpus row of their first passage, in the corpus's order; `score` gives the scores of a batch of at
+    most 65,536 queries with a block's passages, and is called by several threads. No score may be NaN or -inf.
 
     >>> corpus = np.array([[1, 5, 1, 7]], np.float32)
     >>> blocks = [(0, corpus[:, :2]), (2, corpus[:, 2:])]
@@ -33,15 +36,20 @@ def best_of_blocks(
     """
     spans = [slice(start, min(start + query_batch, queries)) for start in range(0, queries, query_batch)]
     best = [_Best(span.stop - span.start, k) for span in spans]
-    # blocks outside, queries inside: the vectors are read from disk and widened once, however many queries there are
-    for first_row, block in blocks:
-        for span, batch in zip(spans, best, strict=True):
-            batch.offer(score(span, block), first_row)
+
+    def offer(span: slice, batch: _Best, first_row: int, block: Block) -> None:
+        batch.offer(score(span, block), first_row)
+
+    # NumPy and SciPy compute outside of Python's lock; a matrix product has threads of its own, what comes after it has not
+    with ThreadPoolExecutor(min(len(spans), os.cpu_count() or 1) or 1) as threads:
+        # blocks outside, queries inside: the vectors are read from disk and widened once, however many queries there are
+        for first_row, block in blocks:
+            list(threads.map(offer, spans, best, repeat(first_row), repeat(block)))
+        list(threads.map(_Best.settle, best))
     n = min(k, passages)
     scores, rows = np.empty((queries, n), np.float32), np.empty((queries, n), np.int32)
     for span, batch in zip(spans, best, strict=True):
-        found_scores, found_rows = batch.settled()
-        scores[span], rows[span] = found_scores.reshape(scores[span].shape), found_rows.reshape(scores[span].shape)
+        scores[span], rows[span] = batch.scores, batch.rows
     return scores, rows
 
 
@@ -52,7 +60,7 @@ def check_k(k: int) -> None:
 
 
 class _Best:
-    """The best k so far of one batch of queries, flat and sorted by (query, score descending, row).
+    """The best k so far of one batch of queries, a row for each: `scores`, and corpus `rows`, best first.
 
     A score must beat the floor, the k-th best so far: rows come in ascending order, so one that only equals it loses
     the tie. What beats it waits unsorted until k per query have gathered; a floor that is out of date lets more wait
@@ -60,39 +68,38 @@ class _Best:
     """
 
     def __init__(self, queries: int, k: int) -> None:
-        self.queries, self.k = queries, k
+        self.k = k
         self.floor = np.full(queries, -np.inf, np.float32)
-        self.waiting = [(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int32))]
+        self.scores, self.rows = np.empty((queries, 0), np.float32), np.empty((queries, 0), np.int32)
+        self.waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.fresh = 0
 
     def offer(self, scores: Float32[np.ndarray, "Q n"], first_row: int) -> None:
         """Takes the scores of the next block, whose first column is corpus row `first_row`."""
-        width = scores.shape[1]
-        if np.isneginf(self.floor).any() and width > self.k:
+        if np.isneginf(self.floor).any() and scores.shape[1] > self.k:
             hits = scores >= np.partition(scores, -self.k, axis=1)[:, -self.k, None]
         else:
             hits = scores > self.floor[:, None]
-        flat = np.flatnonzero(hits)
-        owner = (flat // width).astype(np.int32)
-        self.waiting.append((owner, scores.ravel()[flat], (flat % width + first_row).astype(np.int32)))
-        self.fresh += len(flat)
-        if self.fresh >= self.queries * self.k:
-            self._settle()
+        owner, column = np.divmod(np.flatnonzero(hits), scores.shape[1])
+        self.waiting.append((owner.astype(np.uint16), scores[owner, column], (column + first_row).astype(np.int32)))
+        self.fresh += len(owner)
+        if self.fresh >= len(self.floor) * self.k:
+            self.settle()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """What waits is sorted in, and the floor rises."""
+        if not self.waiting:
+            return
         owner, scores, rows = (np.concatenate(column) for column in zip(*self.waiting, strict=True))
-        order = np.lexsort((rows, -scores, owner))
-        owner = owner[order]
-        counts = np.bincount(owner, minlength=self.queries)
-        starts = np.cumsum(counts) - counts
-        rank = np.arange(len(owner)) - starts[owner]
-        kept = order[rank < self.k]
-        last = order[starts[counts >= self.k] + self.k - 1]
-        self.floor[counts >= self.k] = scores[last]
-        self.waiting = [(owner[rank < self.k], scores[kept], rows[kept])]
-        self.fresh = 0
-
-    def settled(self) -> tuple[Float32[np.ndarray, "N"], Int32[np.ndarray, "N"]]:
-        """Scores and rows, query after query."""
-        self._settle()
-        return self.waiting[0][1], self.waiting[0][2]
+        order = np.argsort(owner, kind="stable")  # of 16 bits: a radix sort, which keeps corpus order within a query
+        owner = owner[order].astype(np.int64)
+        counts = np.bincount(owner, minlength=len(self.floor))
+        place = self.scores.shape[1] + np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
+        more = ((0, 0), (0, int(counts.max())))
+        all_scores, all_rows = np.pad(self.scores, more, constant_values=-np.inf), np.pad(self.rows, more)
+        all_scores[owner, place], all_rows[owner, place] = scores[order], rows[order]
+        best = np.argsort(-all_scores, axis=1, kind="stable")[:, : self.k]
+        self.scores, self.rows = (np.take_along_axis(values, best, 1) for values in (all_scores, all_rows))
+        if best.shape[1] == self.k:
+            self.floor = self.scores[:, -1]
+        self.waiting, self.fresh = [], 0

@@ -6,6 +6,7 @@ of appearance, so the same corpus gives the same bytes (bm25s would number them 
 
 import re
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,14 +72,24 @@ class Words:
     """
 
     def __init__(self, settings: BM25Settings) -> None:
-        listed = settings.stopwords
-        self._stop = frozenset(STOP_WORDS[listed] if isinstance(listed, str) else listed or ())
-        # PyStemmer keeps its own cache of stems, so a frequent word is stemmed once
-        self._stem = Stemmer.Stemmer(settings.stemmer).stemWords if settings.stemmer else list
+        self._stems = _Stems(settings)
 
     def of(self, text: str) -> list[str]:
         """The words in the order of the text, repeated as often as they stand there."""
-        return self._stem([word for word in _WORD.findall(text.lower()) if word not in self._stop])
+        return [stem for stem in map(self._stems.__getitem__, _WORD.findall(text.lower())) if stem]
+
+
+class _Stems(dict[str, str]):
+    """The stem of each word, "" of a stop word: found once, when it is first asked for."""
+
+    def __init__(self, settings: BM25Settings) -> None:
+        listed = settings.stopwords
+        self._stop = frozenset(STOP_WORDS[listed] if isinstance(listed, str) else listed or ())
+        self._stem = Stemmer.Stemmer(settings.stemmer).stemWord if settings.stemmer else str
+
+    def __missing__(self, word: str) -> str:
+        self[word] = "" if word in self._stop else self._stem(word)
+        return self[word]
 
 
 class BM25Index:
@@ -98,11 +109,11 @@ class BM25Index:
     def build(cls, corpus: Iterable[Passage], *, settings: BM25Settings | None = None) -> "BM25Index":
         """The index of every passage's title and text, in memory. ValueError where no passage holds a word."""
         settings = settings or BM25Settings()
-        words, numbers = Words(settings), {}
+        words, numbers = Words(settings), defaultdict[str, int]()
+        numbers.default_factory = numbers.__len__
         # 4 bytes a word: lists of 21 million passages would take twice that and more
         passages = [
-            array("i", [numbers.setdefault(word, len(numbers)) for word in words.of(f"{passage.title} {passage.text}")])
-            for passage in corpus
+            array("i", [*map(numbers.__getitem__, words.of(f"{passage.title} {passage.text}"))]) for passage in corpus
         ]
         if not numbers:
             raise ValueError(
@@ -112,7 +123,7 @@ class BM25Index:
         weights = bm25s.BM25(k1=settings.k1, b=settings.b, method="lucene", csc_backend="scipy")
         # annotated as lists there, but only iterated over and counted
         weights.scores = weights.build_index_from_ids(range(len(numbers)), passages, show_progress=False)  # type: ignore
-        weights.vocab_dict = numbers
+        weights.vocab_dict = dict(numbers)
         return cls(weights, settings)
 
     def save(self, folder: Path) -> None:
@@ -150,6 +161,6 @@ class BM25Index:
             return np.empty(0, np.int32), np.empty(0, np.float32)
         scores = self._weights.get_scores_from_ids(known)
         border = np.partition(scores, -k)[-k] if k < len(scores) else 0.0
-        rows = np.flatnonzero((scores >= border) & (scores > 0)).astype(np.int32)
+        rows = np.flatnonzero(scores >= border if border > 0 else scores > 0).astype(np.int32)
         rows = rows[np.argsort(-scores[rows], kind="stable")][:k]
         return rows, scores[rows]

@@ -21,7 +21,7 @@ from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 from retort.config import StudentModel
 from retort.records import Passage, Query
 from retort.students.texts import passage_prompt
-from retort.tensors import Encoded, Side, Student, Tokens
+from retort.tensors import Encoded, Side, Student, Tokens, suited
 from retort.text import passage_text
 
 TASKS: dict[Side, str] = {"query": "query", "passage": "document"}  # what sentence-transformers calls the two sides
@@ -90,11 +90,11 @@ def in_buckets(
 
     `batch_tokens` bounds the padded tokens of one forward pass. `autocast` gives the precision to compute in.
     """
-    was_training = student.module.training
+    was_training, most = student.module.training, suited(batch_tokens, next(student.module.parameters()).device)
     student.module.eval()
     try:
         for start in range(0, len(records), BLOCK):
-            for rows, part in student.tokenise(records[start : start + BLOCK], side).buckets(batch_tokens):
+            for rows, part in student.tokenise(records[start : start + BLOCK], side).buckets(most):
                 with torch.inference_mode(), autocast():
                     encoded = student.encode(part)
                 yield start + rows.numpy(), encoded

@@ -19,7 +19,7 @@ from torch import nn
 from retort.records import Group
 from retort.teachers.loading import check_positions
 from retort.teachers.raw import check_finite, check_raw
-from retort.tensors import Tokens
+from retort.tensors import Tokens, suited
 from retort.text import passage_text
 
 BLOCK = 8192  # pairs tokenised together: some MB of token ids, and enough to find neighbours of one length
@@ -65,11 +65,12 @@ class CrossEncoderTeacher:
 
     def _logits(self, pairs: list[tuple[str, str]]) -> Float32[np.ndarray, "N"]:
         logits = np.empty(len(pairs), np.float32)
+        most = suited(self.batch_tokens, self.model.device)
         was_training = self.model.training
         self.model.eval()
         with torch.inference_mode():
             for start in range(0, len(pairs), BLOCK):
-                for rows, part in self._tokenised(pairs[start : start + BLOCK]).buckets(self.batch_tokens):
+                for rows, part in self._tokenised(pairs[start : start + BLOCK]).buckets(most):
                     with self.autocast():
                         features = self.model({**part.notes, **part.to(self.model.device).tensors})
                     logits[start + rows.numpy()] = features["scores"].float().reshape(len(rows)).cpu().numpy()

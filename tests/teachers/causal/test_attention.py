@@ -112,7 +112,7 @@ def test_positions_that_are_not_there_are_refused(build, rows):
 def test_heads_and_layers_that_are_not_there_are_refused(build):
     with pytest.raises(ValueError, match=r"heads \[0, 4\] of layer 1 are asked for, it has 4: choose from 0 to 3"):
         token_attention(build("llama"), PROMPT, heads={1: [0, 4]})
-    with pytest.raises(ValueError, match=r"attention of layers \[2\] is asked for, of LlamaForCausalLM with 2 layers"):
+    with pytest.raises(ValueError, match=r"heads of layers \[2\] are asked for, attention is in layers \[0, 1\]"):
         token_attention(build("llama"), PROMPT, heads={2: []})
 
 

@@ -107,9 +107,9 @@ def hand():
 
 
 def test_a_head_alone_is_its_own_scores(hand):
-    close(scores_from_states(*hand, heads=[0]), [[1.5, 0.0]])
-    close(scores_from_states(*hand, heads=[1]), [[1.5, 2 / 3]])
-    close(scores_from_states(*hand, heads=[0, 1]), scores_from_states(*hand))
+    close(scores_from_states(*hand, heads={0: [0]}), [[1.5, 0.0]])
+    close(scores_from_states(*hand, heads={0: [1]}), [[1.5, 2 / 3]])
+    close(scores_from_states(*hand, heads={0: [0, 1]}), scores_from_states(*hand))
 
 
 def test_the_largest_token_of_each_passage(hand):
@@ -176,9 +176,16 @@ def test_a_label_of_all_positions_depends_on_the_answer_and_on_eager_or_fused_at
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mean_over_single_layers_is_that_over_all(readers, passages, kind):
     model = readers[kind].model
-    single = [passage_scores(model, *passages, layers=[layer]) for layer in (0, 1)]
+    single = [passage_scores(model, *passages, heads={layer: []}) for layer in (0, 1)]
     close(torch.stack(single).mean(0), passage_scores(model, *passages))
     assert not torch.allclose(*single)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_chosen_head_counts_alike_whatever_its_layer(readers, passages, kind):
+    model = readers[kind].model
+    single = [passage_scores(model, *passages, heads={layer: [head]}) for layer, head in ((0, 1), (1, 0), (1, 1))]
+    close(torch.stack(single).mean(0), passage_scores(model, *passages, heads={0: [1], 1: []}))
 
 
 def test_a_token_that_a_short_passage_lacks_counts_nothing():
@@ -195,8 +202,9 @@ def test_a_token_that_a_short_passage_lacks_counts_nothing():
         ({"position": "all"}, "position 'all' is teacher-forced: give `labels`"),
         ({"tokens": "median"}, "tokens is 'median', expected mean, sum, max, or top and a number"),
         ({"tokens": "top0"}, "tokens is 'top0'"),
-        ({"layers": [2]}, r"layers is \[2\], but the decoder has 2: give some of 0 to 1"),
-        ({"heads": []}, r"heads is \[\], but the decoder has 2"),
+        ({"heads": {2: []}}, r"heads of layers \[2\] are asked for, attention is in layers \[0, 1\]: choose from these"),
+        ({"heads": {}}, r"heads of layers \[\] are asked for"),
+        ({"heads": {1: [0, 9]}}, r"heads \[0, 9\] of layer 1 are asked for, it has \d: choose from 0"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(readers, passages, options, message):

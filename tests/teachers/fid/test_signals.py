@@ -48,16 +48,18 @@ def test_passages_are_encoded_once_for_all_signals(readers, encodings):
 
 
 def test_settings_change_a_preset_and_nothing_else(encodings, readers):
-    signal = ReaderSignal("adist", AttentionSettings(tokens="max", exclude=["question"], layers=[1]))
+    signal = ReaderSignal("adist", AttentionSettings(tokens="max", exclude=["question"], heads={1: []}))
     assert signal.options == {
-        "position": "all", "stage": "post_softmax", "tokens": "max", "value_norm": True, "layers": [1]
+        "position": "all", "stage": "post_softmax", "tokens": "max", "value_norm": True, "heads": {1: []}
     }  # fmt: skip
     ids, mask = tokenise_passages(readers["t5"], GROUPS, PROMPTS)
     wanted = passage_scores(
         readers["t5"].model, ids, mask, labels=encodings.targets, exclude=encodings.excluded(["question"]), **signal.options
     )
     torch.testing.assert_close(encodings.scores(signal), wanted)
-    assert not torch.allclose(wanted, encodings.scores(ReaderSignal("adist", AttentionSettings(tokens="max", layers=[1]))))
+    assert not torch.allclose(
+        wanted, encodings.scores(ReaderSignal("adist", AttentionSettings(tokens="max", heads={1: []})))
+    )
 
 
 def test_an_attention_signal_that_looks_at_all_positions_reads_the_answer():

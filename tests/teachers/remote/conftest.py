@@ -122,9 +122,9 @@ def clock():
 def connect(clock):
     """A client of a server, whose waits take no time."""
 
-    def connected(server, *, cache=None, **settings):
-        settings = {"timeout_seconds": 5.0, "in_flight": 4, **settings}
-        return Client(Server(base_url=server.url, model="tiny", **settings), cache=cache, sleep=clock.sleep, clock=clock)
+    def connected(server, *, cache=None, ledger=None, **settings):
+        where = Server(**{"base_url": server.url, "model": "tiny", "timeout_seconds": 5.0, "in_flight": 4, **settings})
+        return Client(where, cache=cache, ledger=ledger, sleep=clock.sleep, clock=clock)
 
     return connected
 

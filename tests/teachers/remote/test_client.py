@@ -7,6 +7,7 @@ import pytest
 
 from retort.teachers.remote.cache import AnswerCache
 from retort.teachers.remote.client import Request, ServerError
+from retort.teachers.remote.cost import Cost, Ledger
 
 
 def text_of(answer):
@@ -35,6 +36,14 @@ def test_equal_requests_are_made_once_and_everything_is_counted(server, connect)
     cost = client.cost
     assert (cost.requests, cost.retries, cost.cache_hits, cost.prompt_tokens, cost.completion_tokens) == (3, 1, 2, 6, 4)
     assert 0.5 <= cost.seconds <= 1  # the one wait
+
+
+def test_a_client_counts_on_from_its_ledger(server, connect, tmp_path):
+    connect(server, ledger=Ledger(tmp_path / "asked.json")).ask(asking("x", "y"))
+    client = connect(server, ledger=Ledger(tmp_path / "asked.json"))
+    client.ask(asking("z"))
+    assert (client.cost.requests, client.cost.prompt_tokens, client.cost.completion_tokens) == (3, 9, 6)
+    assert Cost.read(tmp_path / "asked.json") == client.cost
 
 
 def test_no_request_makes_no_connection(server, connect):
@@ -115,6 +124,7 @@ def test_an_answer_that_lacks_something_is_an_error_and_is_not_kept(server, conn
     client = connect(server)
     with pytest.raises(ServerError, match="completions: it lacks a tail"):
         client.ask(asking("here", read=read))
+    assert client.cost.prompt_tokens == 3  # it was paid for
     client.ask(asking("here"))
     assert (client.cost.requests, client.cost.cache_hits) == (2, 0)
 

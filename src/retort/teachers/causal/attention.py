@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from retort.teachers.causal.likelihood import common_prefix, forward
+from retort.teachers.heads import Heads, check_layers, heads_of
 from retort.teachers.watching import watched
 
-Heads = Mapping[int, Sequence[int]]  # of each layer that counts, from 0, those of its heads that do; empty: all of them
 OUTLIERS = 2.0  # standard deviations (arXiv 2410.02642, section 3.2)
 
 
@@ -80,18 +80,24 @@ def token_attention(
         )
     ids = torch.tensor(prompt.ids[shared:], device=model.device)[None]
     rows = torch.tensor(prompt.rows, device=model.device)
-    kept: dict[int, Float[Tensor, "h L"]] = {}
+    kept: list[Float[Tensor, "h L"]] = []
+    found: set[int] = set()
 
     def look(module: Any, query: Tensor, key: Tensor, _: Tensor, mask: Tensor | None, options: Mapping[str, Any]) -> None:  # noqa: ANN401
-        if heads is None or module.layer_idx in heads:
-            chosen = _heads(module.layer_idx, heads, query.shape[1])
-            kept[module.layer_idx] = _attention(query[0], key[0], mask, rows, chosen, len(prompt.ids), options)
+        found.add(module.layer_idx)
+        if chosen := heads_of(module.layer_idx, heads, query.shape[1]):
+            kept.append(_attention(query[0], key[0], mask, rows, torch.tensor(chosen), len(prompt.ids), options))
 
     with watched(model, look):
         everything = torch.ones((1, len(prompt.ids)), dtype=torch.bool, device=model.device)
         forward(model, ids, everything, prefix, use_cache=prefix is not None, logits_to_keep=1)
-    _check_layers(model, set(kept), heads)
-    return torch.cat(list(kept.values())).mean(0).cpu()
+    if not found:
+        raise TypeError(
+            f"{type(model).__name__} called no attention through transformers' attention interface: expected a causal "
+            "language model such as GPT-2, Llama or Qwen; label by a likelihood instead"
+        )
+    check_layers(heads, found)
+    return torch.cat(kept).mean(0).cpu()
 
 
 def _attention(
@@ -148,27 +154,6 @@ def _read(model: PreTrainedModel, ids: list[int]) -> Cache | None:
     everything = torch.ones((1, len(ids)), dtype=torch.bool, device=model.device)
     inputs = torch.tensor(ids, device=model.device)[None]
     return forward(model, inputs, everything, None, use_cache=True, logits_to_keep=1).past_key_values
-
-
-def _heads(layer: int, heads: Heads | None, count: int) -> Tensor:
-    """The heads of a layer that count. ValueError where it has fewer."""
-    chosen = list((heads or {}).get(layer, ())) or list(range(count))
-    if not 0 <= min(chosen) <= max(chosen) < count:
-        raise ValueError(f"heads {chosen} of layer {layer} are asked for, it has {count}: choose from 0 to {count - 1}")
-    return torch.tensor(chosen)
-
-
-def _check_layers(model: PreTrainedModel, found: set[int], heads: Heads | None) -> None:
-    if not found and not heads:
-        raise TypeError(
-            f"{type(model).__name__} called no attention through transformers' attention interface: expected a causal "
-            "language model such as GPT-2, Llama or Qwen; label by a likelihood instead"
-        )
-    if missing := sorted(set(heads or {}) - found):
-        raise ValueError(
-            f"attention of layers {missing} is asked for, of {type(model).__name__} with "
-            f"{model.config.get_text_config().num_hidden_layers} layers: choose from 0, among those with attention"
-        )
 
 
 def _check_alike(prompt: Looking, calibration: Looking, passages: Sequence[range]) -> None:

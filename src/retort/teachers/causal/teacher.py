@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from retort.records import Group, Passage
-from retort.teachers.causal.attention import Heads, Looking, passage_attention
+from retort.teachers.causal.attention import Looking, passage_attention
 from retort.teachers.causal.likelihood import BATCH_TOKENS, continuation_log_probs
 from retort.teachers.causal.loading import check_context, check_tokenizer, padding_token
 from retort.teachers.causal.prompts import (
@@ -25,6 +25,7 @@ from retort.teachers.causal.prompts import (
     laid_out,
     plain_frame,
 )
+from retort.teachers.heads import Heads
 from retort.teachers.raw import check_finite
 
 GROUPS = 64  # groups tokenised and scored together: some MB of ids, and enough to find neighbours of one length

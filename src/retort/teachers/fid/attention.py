@@ -6,7 +6,6 @@ Sources: Izacard & Grave, "Distilling Knowledge from Reader to Retriever for Que
 Izacard et al., "Atlas" (arXiv 2208.03299), sec. 2.2.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 from retort.teachers.fid.capture import captured_scores, shares
 from retort.teachers.fid.decoding import IGNORED, answer_positions, fused, shifted, start_token
 from retort.teachers.fid.encoding import encode_passages
+from retort.teachers.heads import Heads, check_layers, heads_of
 
 Position = Literal["first", "all", "answer"]
 Stage = Literal["pre_softmax", "post_softmax"]
@@ -33,8 +33,7 @@ def passage_scores(
     tokens: str = "mean",
     value_norm: bool = False,
     exclude: Bool[Tensor, "B K L"] | None = None,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
+    heads: Heads | None = None,
 ) -> Float[Tensor, "B K"]:
     """The cross-attention that each passage gets. By default G, the FiD-KD label.
 
@@ -52,16 +51,16 @@ def passage_scores(
     passage does not have counts 0.
     value_norm: each token's value is multiplied by the length of its value vector before the output projection.
     exclude: True for tokens that do not count, such as the question's (`prompts.parts_of`). They keep their share.
-    layers, heads: which of the decoder's, counted from 0; None: all. All means are plain means.
+    heads: those that count, by layer of the decoder, from 0; None: all. Each counts alike. All means are plain means.
 
-    Order: mean over heads, mean over layers, tokens, positions. Atlas's ADist is position all, post_softmax, sum and
+    Order: mean over heads of all layers, tokens, positions. Atlas's ADist is position all, post_softmax, sum and
     value_norm; its code divides that by 256 besides. ValueError: no labels where they are read, an unknown aggregation, a
     layer or head that is not there.
     """
     states = encode_passages(model, input_ids, attention_mask)
     return scores_from_states(
         model, states, attention_mask, labels=labels, position=position, stage=stage, tokens=tokens, value_norm=value_norm,
-        exclude=exclude, layers=layers, heads=heads,
+        exclude=exclude, heads=heads,
     )  # fmt: skip
 
 
@@ -76,8 +75,7 @@ def scores_from_states(
     tokens: str = "mean",
     value_norm: bool = False,
     exclude: Bool[Tensor, "B K L"] | None = None,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
+    heads: Heads | None = None,
 ) -> Float[Tensor, "B K"]:
     """`passage_scores` where the passages are already encoded, so that several signals share one encoder pass."""
     looking = _looking(model, labels, position).to(states.device)
@@ -86,7 +84,7 @@ def scores_from_states(
         counted = counted & ~exclude
     by_token = token_scores(
         model, states, attention_mask, labels=None if position == "first" else labels, stage=stage, value_norm=value_norm,
-        layers=layers, heads=heads,
+        heads=heads,
     )  # fmt: skip
     by_position = aggregated(by_token, counted[:, None], tokens)
     score = (by_position * looking[..., None]).sum(1) / looking.sum(1).clamp(min=1)[:, None]
@@ -101,22 +99,24 @@ def token_scores(
     labels: Int[Tensor, "B T"] | None = None,
     stage: Stage = "pre_softmax",
     value_norm: bool = False,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
+    heads: Heads | None = None,
 ) -> Float[Tensor, "B T K L"]:
-    """Cross-attention of each decoder position to each token, mean over layers and heads.
+    """Cross-attention of each decoder position to each token, mean over the heads of all layers.
 
     Without labels, of the first position alone. Before the softmax, pads hold whatever the kernel's inputs give: mask them;
     after it, 0. This is also what a heat-map of the reader shows. No layer's map outlives its call.
     """
     batch, passages, length, _ = states.shape
+    counts: list[int] = []  # of heads that count, by layer
     mask = attention_mask.reshape(batch, passages * length)
 
     def reduce(scores: Float[Tensor, "B H T S"], values: Float[Tensor, "B H S d"]) -> Float[Tensor, "B T S"]:
         found = scores.float() if stage == "pre_softmax" else shares(scores, mask)
         if value_norm:
             found = found * values.float().norm(dim=-1)[:, :, None]
-        return (found if heads is None else found[:, _chosen(heads, found.shape[1], "heads")]).mean(1)
+        chosen = heads_of(len(counts), heads, found.shape[1])
+        counts.append(len(chosen))
+        return (found if heads is None else found[:, chosen]).sum(1)
 
     inputs = torch.full((batch, 1), start_token(model), device=states.device) if labels is None else shifted(model, labels)
     with captured_scores(model, reduce, passages * length) as by_layer:
@@ -126,8 +126,8 @@ def token_scores(
             f"{type(model).__name__} called no cross-attention through transformers' attention interface: expected an "
             "encoder-decoder such as T5, BART or EncoderDecoderModel whose decoder attends to the encoder"
         )
-    kept = by_layer if layers is None else [by_layer[layer] for layer in _chosen(layers, len(by_layer), "layers")]
-    return torch.stack(kept).mean(0).view(batch, -1, passages, length)
+    check_layers(heads, range(len(counts)))
+    return (torch.stack(by_layer).sum(0) / sum(counts)).view(batch, -1, passages, length)
 
 
 def aggregated(values: Float[Tensor, "*rows L"], counted: Bool[Tensor, "*#rows L"], tokens: str) -> Float[Tensor, "*rows"]:
@@ -157,11 +157,3 @@ def _looking(model: PreTrainedModel, labels: Tensor | None, position: Position) 
     if labels is None:
         raise ValueError(f"position {position!r} is teacher-forced: give `labels`, the target ids of each question")
     return labels != IGNORED if position == "all" else answer_positions(model, labels)
-
-
-def _chosen(wanted: Sequence[int], count: int, what: str) -> list[int]:
-    if wanted and all(0 <= one < count for one in wanted):
-        return list(wanted)
-    raise ValueError(
-        f"{what} is {list(wanted)}, but the decoder has {count}: give some of 0 to {count - 1}, or None for all"
-    )

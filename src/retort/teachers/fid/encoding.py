@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-CHUNK_TOKENS = 8192  # padded tokens of one encoder call: fills two CPU cores or a GPU, and bounds activations
+from retort.tensors import suited
+
+CHUNK_TOKENS = 8192  # padded tokens of one encoder call on a GPU: fills it, and bounds activations
 
 
 def encode_passages(
@@ -16,13 +18,15 @@ def encode_passages(
     input_ids: Int[Tensor, "B K L"],
     attention_mask: Int[Tensor, "B K L"],
     *,
-    chunk_tokens: int = CHUNK_TOKENS,
+    chunk_tokens: int | None = None,
 ) -> Float[Tensor, "B K L D"]:
     """Encoder states of B x K independent strings, zero at pads.
 
     Strings are sorted by length and encoded in chunks trimmed to their longest member, so that pads cost little; a string
-    without a real token (a missing passage) is not encoded at all. ValueError where a pad stands before a real token.
+    without a real token (a missing passage) is not encoded at all. A chunk has `chunk_tokens` at most, or else what suits
+    the device. ValueError where a pad stands before a real token.
     """
+    chunk_tokens = chunk_tokens or suited(CHUNK_TOKENS, input_ids.device)
     batch, passages, length = input_ids.shape
     if bool((attention_mask[..., 1:] > attention_mask[..., :-1]).any()):
         raise ValueError("a pad stands before a real token: expected pads on the right, as `tokenise_passages` puts them")

@@ -1,7 +1,8 @@
 """A small client of OpenAI-compatible servers: many requests at once, tried again, kept in a cache, counted.
 
 One prompt goes into one request: servers batch what comes together, and a prompt that fails then costs no other. Not here:
-where the server is and its key (server.py), the cache's file (cache.py), what is asked (likelihood.py, judge.py).
+where the server is and its key (server.py), files of answers and counts (cache.py, cost.py), what is asked (likelihood.py,
+judge.py).
 """
 
 import random
@@ -18,6 +19,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar, runtime_checkable
 import httpx2
 
 from retort.teachers.remote.cache import Answer, request_key
+from retort.teachers.remote.cost import Cost, Ledger
 from retort.teachers.remote.server import Endpoint, Server
 
 T = TypeVar("T")
@@ -59,18 +61,6 @@ class Request(Generic[T]):
     read: Callable[[Answer], T]
 
 
-@dataclass
-class Cost:
-    """What a client has used so far; tokens as the server counts them, 0 where it does not."""
-
-    requests: int = 0  # sent, those that failed among them
-    retries: int = 0
-    cache_hits: int = 0  # asked, and answered without a request
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0  # from first to last answer of each call, by the wall clock
-
-
 @runtime_checkable
 class Answers(Protocol):
     """Where answers are kept: a dict, or an `AnswerCache`."""
@@ -81,7 +71,7 @@ class Answers(Protocol):
 
 
 class Client:
-    """Asks a server, through a cache; None: kept in memory as long as the client. `cost` counts.
+    """Asks a server, through a `cache`, and counts in a `ledger`; None: both last as long as the client.
 
     `sleep` and `clock` are for tests. ValueError at once where the key is missing.
     """
@@ -91,11 +81,12 @@ class Client:
         server: Server,
         *,
         cache: Answers | None = None,
+        ledger: Ledger | None = None,
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.server = server
-        self.cost = Cost()
+        self._ledger = ledger or Ledger()
         self._cache: Answers = {} if cache is None else cache
         self._halt = threading.Event()
         self._sleep = sleep or self._halt.wait  # a failure elsewhere ends the wait
@@ -108,6 +99,11 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self.server!r})"
 
+    @property
+    def cost(self) -> Cost:
+        """What was used so far, by the ledger's earlier clients too."""
+        return self._ledger.cost
+
     def ask(self, requests: Sequence[Request[T]]) -> list[T]:
         """What was read of each answer, in order; equal requests are made once.
 
@@ -118,7 +114,7 @@ class Client:
         keys = [request_key(request.endpoint, body) for request, body in zip(requests, bodies, strict=True)]
         whole = zip(keys, requests, bodies, strict=True)
         missing = {key: (request, body) for key, request, body in whole if key not in self._cache}
-        self.cost.cache_hits += len(requests) - len(missing)
+        self._ledger.add(Cost(cache_hits=len(requests) - len(missing)))
         started = self._clock()
         try:
             self._fetch_all(missing)
@@ -128,7 +124,7 @@ class Client:
                 f"{error}. Of {len(missing)} requests {kept} were answered and are in the cache: the same call goes on there"
             ) from None
         finally:
-            self.cost.seconds += self._clock() - started
+            self._ledger.add(Cost(seconds=self._clock() - started))
         return [request.read(self._cache[key]) for key, request in zip(keys, requests, strict=True)]
 
     def _body(self, request: Request[T]) -> dict[str, Any]:
@@ -164,8 +160,10 @@ class Client:
             raise
 
     def _keep(self, key: str, request: Request[Any], answer: Answer) -> None:
-        """The answer into the cache, after it was read as a test."""
-        url = self.server.url(request.endpoint)
+        """The answer into the cache, after it was read as a test. It is paid for either way."""
+        url, usage = self.server.url(request.endpoint), answer.get("usage") or {}
+        used = {name: usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")}
+        self._ledger.add(Cost(**used))
         try:
             request.read(answer)
         except ValueError as error:
@@ -173,10 +171,6 @@ class Client:
         except (TypeError, AttributeError, LookupError) as error:
             raise ServerError(f"POST {url}: an answer of an unknown shape ({error!r}); look at base_url") from None
         self._cache[key] = {"choices": answer["choices"]}
-        usage = answer.get("usage") or {}
-        with self._lock:
-            self.cost.prompt_tokens += usage.get("prompt_tokens") or 0
-            self.cost.completion_tokens += usage.get("completion_tokens") or 0
 
     def _answer(self, http: httpx2.Client, url: str, body: Mapping[str, Any]) -> Answer:
         """The server's answer, after as many tries as it takes and the settings allow."""
@@ -190,8 +184,7 @@ class Client:
                 self._wait_or_raise(url, tries, failure)
 
     def _once(self, http: httpx2.Client, url: str, body: Mapping[str, Any]) -> Answer:
-        with self._lock:
-            self.cost.requests += 1
+        self._ledger.add(Cost(requests=1))
         try:
             response = http.post(url, json=body)
         except PASSING as error:
@@ -226,8 +219,8 @@ class Client:
             self._give_up(url, f"{failure}, which asks to wait for {failure.after:.0f} s; run again after that time", tries)
         if tries > server.retries:
             self._give_up(url, f"{failure}; start the server or give it time (timeout_seconds, in_flight)", tries)
+        self._ledger.add(Cost(retries=1))
         with self._lock:
-            self.cost.retries += 1
             self._turn = max(self._turn, self._clock() + failure.after)  # all others wait as well
         pause = min(server.longest_wait_seconds, server.first_wait_seconds * 2 ** (tries - 1))
         self._sleep(pause * self._jitter.uniform(0.5, 1.0))
