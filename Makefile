@@ -5,13 +5,13 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # What is installed where .venv has no torch yet. A torch that is there already is left as it is.
 TORCH := torch==2.13.0
-BENCHMARKS := label_pass gold_baseline fairytaleqa refinement msmarco_dl
+STUDIES := gold_baseline fairytaleqa refinement msmarco_dl
 
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check bench docs
+.PHONY: help venv demo test check bench studies docs
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -31,9 +31,12 @@ check: $(READY)  ## look at the code without running it: lint, format, types, la
 	$(VENV)/bin/pyright
 	$(PYTHON) -m pytest tests/test_layers.py
 
-bench: $(READY)  ## run the benchmarks (one line of JSON each; hours; on the data in RETORT_DATA) and the slow tests
-	for script in $(BENCHMARKS); do $(PYTHON) benchmarks/$$script.py || exit 1; done
+bench: $(READY)  ## measure speed and size against others in 20 minutes, print targets and verdicts; then the slow tests
+	$(PYTHON) benchmarks/bench.py
 	$(PYTHON) -m pytest -m slow
+
+studies: $(READY)  ## train on the data in RETORT_DATA, a line of JSON each; hours
+	for script in $(STUDIES); do $(PYTHON) benchmarks/$$script.py || exit 1; done
 
 docs: $(READY)  ## run every example of the documentation, and follow its links
 	$(PYTHON) -m pytest tests/test_docs.py tests/test_examples.py

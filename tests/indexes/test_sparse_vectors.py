@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_array, random_array
+from scipy.sparse import csr_array, random_array, vstack
 
 from retort.indexes.sparse_vectors import SparseParts, write_sparse_part
 from retort.store import write_atomic, write_parts
@@ -46,6 +46,15 @@ def test_blocks_of_any_size_make_the_whole(rows):
     assert [first for first, _ in blocks] == np.cumsum([0] + [block.shape[0] for _, block in blocks])[:-1].tolist()
     assert max(block.shape[0] for _, block in blocks) <= rows
     assert np.array_equal(np.concatenate([block.toarray() for _, block in blocks]), whole(vectors))
+
+
+@pytest.mark.parametrize("rows", [[7, 0, 4, 8, 0], [6], []])
+def test_rows_are_taken_from_whichever_part_they_are_in_in_the_order_asked_for(rows):
+    one, other = sample(5), sample(4, seed=4)
+    taken = SparseParts.of(one, sample(0), other).take(np.array(rows, np.int64))
+    whole = SparseParts.of(csr_array(vstack([one, other]))).parts[0]
+    assert taken.shape == (len(rows), one.shape[1])
+    np.testing.assert_array_equal(taken.toarray(), whole.take(np.array(rows, np.int64)).toarray())
 
 
 def test_rows_are_taken_in_the_order_asked_for():

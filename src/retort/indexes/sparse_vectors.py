@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float16, Int, Int32, Int64
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from retort.indexes.parts import SPARSE, checked_starts, entries, half_rows, open_arrays, part_paths, write_arrays
 
@@ -109,6 +109,13 @@ class SparseParts:
             for start, stop in pairwise([*range(0, len(part), rows), len(part)]):
                 yield before + start, part.take(np.arange(start, stop))
             before += len(part)
+
+    def take(self, rows: Int[np.ndarray, "n"]) -> csr_array:
+        """The vectors of `rows` in float32, in that order."""
+        firsts = np.cumsum([0, *map(len, self.parts)])
+        owner = np.searchsorted(firsts, rows, side="right") - 1
+        taken = [part.take(rows[owner == number] - firsts[number]) for number, part in enumerate(self.parts)]
+        return csr_array(vstack(taken))[np.argsort(np.argsort(owner, kind="stable"))]  # type: ignore[return-value]
 
 
 def write_sparse_part(path: Path, vectors: csr_array) -> None:
