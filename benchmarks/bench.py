@@ -14,7 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from speed import lines_of, table
+from speed import VERDICTS, lines_of, verdicts
+from table import markdown
 
 HERE = Path(__file__).parent
 SHORT: dict[str, tuple[str, ...]] = {  # each script with the options of its short version
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         if arguments.lines:
             with arguments.lines.open("a") as file:
                 file.write(found.stdout)
-    print(table(lines), end="")
+    print(markdown(VERDICTS, [cells for line in lines for cells in verdicts(line)]), end="")
     if failed:
         print(f"failed: {', '.join(failed)}; run each alone to see why", file=sys.stderr)
     return int(bool(failed))

@@ -9,7 +9,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -219,14 +219,19 @@ def drawn(rows: Sequence[Any], count: int) -> list[Any]:
     return [rows[i % len(rows)] for i in range(count)]
 
 
-def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A markdown table of all targets in the lines of several benchmarks, each with its verdict."""
-    rows = [("what", "against", "target", "measured", "verdict"), ("---",) * 5]
-    for one in (one for line in lines for one in line.get("targets", [])):
+VERDICTS = ("what", "against", "target", "measured", "verdict")
+
+
+def verdicts(line: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The cells of each target of a line: VERDICTS.
+
+    >>> next(verdicts({"targets": [Target("label pass", "FiD", at_least=5).found(7.2)]}))
+    ['label pass', 'FiD', '>= 5 x', '7.2', 'pass']
+    """
+    for one in line.get("targets", []):
         bound = f">= {one['at_least']:g}" if one["at_least"] is not None else f"<= {one['at_most']:g}"
         measured = "" if one["measured"] is None else f"{one['measured']:g}"
-        rows.append((one["what"], one["against"], f"{bound} {one['unit']}", measured, one["verdict"]))
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in rows)
+        yield [one["what"], one["against"], f"{bound} {one['unit']}", measured, one["verdict"]]
 
 
 def lines_of(text: str) -> list[dict[str, Any]]:

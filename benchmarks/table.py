@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from rows import MEASURES
+from speed import VERDICTS, verdicts
 
 RECORDED = Path(__file__).with_name("results.jsonl")
 QUALITY = ("system", *MEASURES, "trained for", "commit", "date", "machine", "command")
-STUDIES = ("refinement", "msmarco_dl")  # each has measures of its own, and tests
+STUDIES = ("refinement", "msmarco_dl", "signal_students")  # each has measures of its own, and tests
 TESTS = ("system", "against", "measure", "difference", "p", "p of Holm", "won, equal, lost", "commit", "command")
-SPEED = ("benchmark", "ratio", "seconds", "commit", "date", "machine", "command")
+SPEED = (*VERDICTS, "commit", "date", "machine", "command")
 TRAINING = ("read", "label", "distil", "train")  # the stages whose seconds a system's training is
 
 
@@ -44,8 +45,8 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> str:
         columns = ("system", *measures, "commit", "date", "machine", "command")
         found.append((columns, [row for part in parts for row in system_rows(part, measures)]))
         found.append((TESTS, [row for part in parts for row in comparison_rows(part)]))
-    found.append((SPEED, [speed_row(line) for line in lines if "ratio" in line]))
-    return "\n".join(_table(columns, rows) for columns, rows in found if rows)
+    found.append((SPEED, [[*cells, *_origin(line)] for line in lines for cells in verdicts(line)]))
+    return "\n".join(markdown(columns, rows) for columns, rows in found if rows)
 
 
 def quality_rows(line: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -95,13 +96,6 @@ def trained_for(name: str, seconds: Mapping[str, float]) -> str:
     return f"{spent / 60:.1f} min" if spent else ""
 
 
-def speed_row(line: Mapping[str, Any]) -> list[str]:
-    """The cells of a line that compares seconds."""
-    ratios = "; ".join(f"{value:g} ({name})" for name, value in line["ratio"].items())
-    seconds = "; ".join(f"{value:g} ({name})" for name, value in line["seconds"].items())
-    return [line["benchmark"], ratios, seconds, *_origin(line)]
-
-
 def _interval(values: Sequence[float]) -> str:
     """A mean and the ends of its interval, in points."""
     return "{:.1f} ({:.1f} to {:.1f})".format(*(100 * value for value in values))
@@ -115,7 +109,7 @@ def _origin(line: Mapping[str, Any]) -> list[str]:
     return [line["commit"], line["date"], machine, f"`{line['command']}`"]
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """One markdown table; a | within a cell is escaped."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)

@@ -64,14 +64,14 @@ def test_without_data_real_texts_are_docstrings(monkeypatch):
     speed.real_texts.cache_clear()
 
 
-def test_the_table_has_a_row_for_each_target_and_its_verdict():
+def test_a_line_has_a_row_for_each_target_and_its_verdict():
     target = speed.Target("label pass", "its floor", at_most=1.5)
     line = {"targets": [target.found(1.2345678), target.unmeasured("no bf16")]}
-    rows = speed.table([line, {}]).splitlines()
-    assert rows[2:] == [
-        "| label pass | its floor | <= 1.5 x | 1.235 | pass |",
-        "| label pass | its floor | <= 1.5 x |  | not measured: no bf16 |",
+    assert list(speed.verdicts(line)) == [
+        ["label pass", "its floor", "<= 1.5 x", "1.235", "pass"],
+        ["label pass", "its floor", "<= 1.5 x", "", "not measured: no bf16"],
     ]
+    assert list(speed.verdicts({})) == []
 
 
 def test_lines_are_found_among_other_output():

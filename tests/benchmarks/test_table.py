@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import table
+from speed import Target
 
 HEAD = {
     "commit": "0123456789",
@@ -24,7 +25,7 @@ TEST = {
 MEANS = {"ckl": {"RR@10": [0.5, 0.25, 0.75]}}
 STUDY = {"benchmark": "refinement", **HEAD, "systems": MEANS, "tests": [TEST]}
 STUDY |= {"hard": {"questions": 9, "systems": MEANS, "tests": [TEST]}}
-LABEL = {"benchmark": "label_pass", **HEAD, "seconds": {"one step": 0.5}, "ratio": {"generation of 50": 3.25}}
+LABEL = {"benchmark": "label_pass", **HEAD, "targets": [Target("label pass", "FiD", at_least=5).found(3.25)]}
 
 
 def test_both_systems_stand_in_one_table_and_speed_in_another(tmp_path, capsys):
@@ -34,7 +35,7 @@ def test_both_systems_stand_in_one_table_and_speed_in_another(tmp_path, capsys):
     table.main(map(str, files))
     quality, speed = capsys.readouterr().out.split("\n\n")
     assert [row.split(" | ")[0].strip("| ") for row in quality.splitlines()[2:]] == ["bm25", "round-2", "gold"]
-    assert "3.25 (generation of 50)" in speed
+    assert "| label pass | FiD | >= 5 x | 3.25 | falls short |" in speed
 
 
 def test_a_cell_is_points_with_their_interval_and_a_bar_in_it_is_escaped():
