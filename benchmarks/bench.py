@@ -8,6 +8,7 @@ RESULTS.md are those of the whole ones.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -39,12 +40,13 @@ def main(argv: Sequence[str]) -> int:
         started = time.perf_counter()
         found = subprocess.run([sys.executable, HERE / f"{name}.py", *SHORT[name]], stdout=subprocess.PIPE, text=True)
         print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-        lines += lines_of(found.stdout)
+        new = lines_of(found.stdout)
+        lines += new
         if found.returncode:
             failed.append(name)
         if arguments.lines:
             with arguments.lines.open("a") as file:
-                file.write(found.stdout)
+                file.write("".join(f"{json.dumps(line)}\n" for line in new))
     print(markdown(VERDICTS, [cells for line in lines for cells in verdicts(line)]), end="")
     if failed:
         print(f"failed: {', '.join(failed)}; run each alone to see why", file=sys.stderr)

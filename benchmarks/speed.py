@@ -235,5 +235,5 @@ def verdicts(line: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def lines_of(text: str) -> list[dict[str, Any]]:
-    """The lines of JSON among what a benchmark printed."""
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    """The lines of benchmarks among what was printed, where others may print too."""
+    return [json.loads(line) for line in text.splitlines() if line.startswith('{"benchmark"')]

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -189,7 +190,7 @@ def sentence_transformers(case: Case, *, steps: int, bf16: bool = False) -> Call
     loss.register_forward_hook(lambda module, inputs, output: losses.append(float(output.detach())))
 
     def work() -> Steps:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):  # the trainer prints, too
             settings = SentenceTransformerTrainingArguments(
                 output_dir=folder, max_steps=steps, per_device_train_batch_size=len(case.queries), bf16=bf16,
                 use_cpu=not torch.cuda.is_available(), report_to="none", save_strategy="no", logging_strategy="no",

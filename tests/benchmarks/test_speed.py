@@ -75,4 +75,5 @@ def test_a_line_has_a_row_for_each_target_and_its_verdict():
 
 
 def test_lines_are_found_among_other_output():
-    assert speed.lines_of('loading\n{"a": 1}\n{"b": 2}\n') == [{"a": 1}, {"b": 2}]
+    line = '{"benchmark": "x", "a": 1}'
+    assert speed.lines_of(f"loading\n{{'train_runtime': 2.0}}\n{line}\n{line}\n") == [{"benchmark": "x", "a": 1}] * 2
