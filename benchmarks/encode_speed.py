@@ -47,6 +47,8 @@ def main(argv: Sequence[str]) -> None:
         tokens = {"query_tokens": min(40, arguments.tokens), "passage_tokens": arguments.tokens}
         settings = StudentModel(model=model_path(arguments.model), **tokens)
         facts = compared(drawn(texts.passages, arguments.passages), texts.passages, settings, arguments.repeats)
+        for target in facts["targets"]:
+            target["what"] += f", {texts.name}"
         print_line("encode_speed", {"set": texts.name, **facts}, argv=argv)
 
 

@@ -10,9 +10,9 @@ import search_speed
 def test_both_sides_find_the_same_and_the_line_says_how_much_faster(search, scale, capsys):
     search_speed.main(["--only", search, "--scale", str(scale), "--repeats", "1"])
     line = json.loads(capsys.readouterr().out)
-    verdicts = {one["what"]: one["verdict"] for one in line["targets"]}
+    (alike,) = (one["verdict"] for one in line["targets"] if one["what"].endswith(": results"))
     assert line["search"] == search
-    assert verdicts[search_speed.FOUND.what] == "pass"
+    assert alike == "pass"
     assert line.get("largest difference of scores", 0) < 1e-4
     assert line["seconds"]["ours"] > 0
 
