@@ -21,9 +21,9 @@ from table import markdown
 HERE = Path(__file__).parent
 SHORT: dict[str, tuple[str, ...]] = {  # each script with the options of its short version
     "label_pass": ("--size", "small", "--passages", "50"),
-    "train_step": ("--queries", "8", "--candidates", "8", "--repeats", "3"),
+    "train_step": ("--queries", "4", "--candidates", "8", "--repeats", "3"),
     "train_memory": ("--queries", "1", "--chunk-tokens", "4096", "--repeats", "3"),
-    "cross_encoder": ("--pairs", "256"),
+    "cross_encoder": ("--pairs", "128"),
     "encode_speed": ("--passages", "128", "--repeats", "3"),
     "search_speed": ("--scale", "0.2"),
     "bm25_speed": ("--passages", "4000", "--queries", "200"),

@@ -3,6 +3,7 @@
 Memory does not grow with the corpus: one tile of scores for each core, and about 2k candidates for each query.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,9 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int32
+from threadpoolctl import ThreadpoolController
 
+BLAS = ThreadpoolController()  # of the libraries that NumPy and SciPy have loaded
 Block = TypeVar("Block")
 
 
@@ -34,14 +37,17 @@ def best_of_blocks(
     >>> best_of_blocks(blocks, lambda _, block: block, queries=1, passages=4, k=3, query_batch=8)[1].tolist()
     [[3, 1, 0]]
     """
+    cores = os.cpu_count() or 1
+    query_batch = max(1, min(query_batch, math.ceil(queries / cores)))
     spans = [slice(start, min(start + query_batch, queries)) for start in range(0, queries, query_batch)]
     best = [_Best(span.stop - span.start, k) for span in spans]
 
     def offer(span: slice, batch: _Best, first_row: int, block: Block) -> None:
         batch.offer(score(span, block), first_row)
 
-    # NumPy and SciPy compute outside of Python's lock; a matrix product has threads of its own, what comes after it has not
-    with ThreadPoolExecutor(min(len(spans), os.cpu_count() or 1) or 1) as threads:
+    # NumPy and SciPy compute outside of Python's lock. A product on all cores would leave them idle in what comes after it
+    workers = max(1, min(len(spans), cores))
+    with BLAS.limit(limits=max(1, cores // workers), user_api="blas"), ThreadPoolExecutor(workers) as threads:
         # blocks outside, queries inside: the vectors are read from disk and widened once, however many queries there are
         for first_row, block in blocks:
             list(threads.map(offer, spans, best, repeat(first_row), repeat(block)))
