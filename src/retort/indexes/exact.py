@@ -9,9 +9,9 @@ from jaxtyping import Float32, Int32
 from retort.indexes.best import best_of_blocks
 from retort.indexes.vectors import VectorParts
 
+# A tile of scores is 16 MB. Measured on two threads of one AVX2 core, 1,000 queries, 100,000 vectors of 384 dimensions,
 # k = 100: 0.81 s, of which 0.52 to 0.75 the product and 0.1 the widening to float32 (faiss Flat 0.71 s, but it breaks ties
 # at the border by chance); 256 and 1,024 queries, and 4,096 rows a block, were within 4 % of it
-# the border by chance); 256 and 1,024 queries, and 4,096 rows a block, were within 4 % of it
 QUERY_BATCH = 512
 BLOCK_ROWS = 8192
 
