@@ -16,7 +16,7 @@ from retort.teachers.fid.signals import ReaderSignal
 VERSIONS = {
     "prepare": 1,
     "read": 1,
-    "label": 2,
+    "label": 3,
     "distil": 1,
     "encode": 1,
     "index": 1,
