@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rows import parser_of
 from speed import VERDICTS, lines_of, verdicts
 from table import markdown
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--only", nargs="*", choices=SHORT, help="benchmarks to run (default: all)")
     parser.add_argument("--lines", type=Path, help="a file that their lines of JSON are appended to")
     return parser

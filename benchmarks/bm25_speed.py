@@ -16,7 +16,7 @@ import bm25s
 import numpy as np
 import Stemmer
 from rows import print_line
-from speed import REPEATS, Target, drawn, ratios, real_texts, seconds_of, timed
+from speed import Target, drawn, options, ratios, real_texts, seconds_of, timed
 
 from retort.indexes.bm25 import STOP_WORDS, BM25Index, BM25Settings
 from retort.records import Passage, Query
@@ -79,10 +79,9 @@ def difference(index: BM25Index, theirs: bm25s.BM25, queries: Sequence[Query]) -
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--passages", type=int, default=20_000, help="that are indexed (default 20000)")
     parser.add_argument("--queries", type=int, default=500, help="that are searched for (default 500)")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"timings of each side (default {REPEATS})")
     return parser
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 import torch
 import yaml
-from rows import print_line
+from rows import parser_of, print_line
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from speed import Target
@@ -176,7 +176,7 @@ def _write(path: Path, records: Iterator[dict[str, Any]]) -> None:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--passages", type=int, nargs="+", default=SIZES, help="of each corpus (default 10k, 100k, 1M)")
     parser.add_argument("--folder", type=Path, help="where the corpora stand meanwhile (default: the system's)")
     return parser

@@ -17,7 +17,7 @@ import torch
 from rows import print_line
 from scipy.special import expit
 from sentence_transformers import CrossEncoder
-from speed import MINILM, REPEATS, Target, drawn, ratios, real_texts, seconds_of, timed
+from speed import MINILM, Target, drawn, options, ratios, real_texts, seconds_of, timed
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
@@ -77,10 +77,9 @@ def random_ranker(name: str, tokens: int) -> CrossEncoder:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--pairs", type=int, default=1024, help="that are scored (default 1024)")
     parser.add_argument("--tokens", type=int, default=256, help="that a pair is cut to (default 256)")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"timings of each side (default {REPEATS})")
     parser.add_argument("--model", default=MINILM, help="the body (default MiniLM)")
     return parser
 

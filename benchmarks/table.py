@@ -3,14 +3,13 @@
 python benchmarks/table.py [results.jsonl ...]     (default: results.jsonl beside this file; - reads stdin)
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rows import MEASURES
+from rows import MEASURES, parser_of
 from speed import VERDICTS, verdicts
 
 RECORDED = Path(__file__).with_name("results.jsonl")
@@ -22,7 +21,7 @@ TRAINING = ("read", "label", "distil", "train")  # the stages whose seconds a sy
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("files", nargs="*", default=[str(RECORDED)])
     files = parser.parse_args(argv).files
     missing = [name for name in files if name != "-" and not Path(name).is_file()]

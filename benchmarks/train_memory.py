@@ -13,8 +13,8 @@ from functools import partial
 from statistics import median
 
 from rows import print_line
-from speed import MINILM, REPEATS, Target, Times, alone, in_turn, real_texts, seconds_of
-from train_step import real_case, retort
+from speed import Target, Times, alone, in_turn, real_texts, seconds_of
+from train_step import real_case, retort, training_options
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,15 +48,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--queries", type=int, default=16, help="of a batch (default 16)")
+    parser = training_options(__doc__)
     parser.add_argument("--long", type=int, default=100, help="candidates with gradient caching (default 100)")
     parser.add_argument("--short", type=int, default=8, help="candidates without (default 8)")
-    parser.add_argument("--steps", type=int, default=1, help="that are timed in each training (default 1)")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"trainings of each kind (default {REPEATS})")
-    parser.add_argument("--model", default=MINILM, help="the student (default MiniLM)")
-    parser.add_argument("--tokens", type=int, default=256, help="that texts are cut to (default 256)")
-    parser.add_argument("--chunk-tokens", type=int, help="that are encoded at once (default: Distil's)")
     return parser
 
 

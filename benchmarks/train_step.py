@@ -32,7 +32,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
-from speed import MINILM, REPEATS, Spent, Target, Times, alone, has_bfloat16, in_turn, ratios, real_texts, seconds_of
+from speed import MINILM, Spent, Target, Times, alone, has_bfloat16, in_turn, options, ratios, real_texts, seconds_of
 from transformers import TrainerCallback
 
 from retort.compute import accelerator, model_path
@@ -213,15 +213,20 @@ class _Ends(TrainerCallback):
         self.seen.append(time.perf_counter())
 
 
-def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def training_options(text: str | None) -> argparse.ArgumentParser:
+    """The options of a benchmark that trains a student."""
+    parser = options(text)
     parser.add_argument("--queries", type=int, default=16, help="of a batch (default 16)")
-    parser.add_argument("--candidates", type=int, default=32, help="of a query (default 32)")
     parser.add_argument("--steps", type=int, default=1, help="that are timed in each training (default 1)")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"trainings of each side (default {REPEATS})")
     parser.add_argument("--model", default=MINILM, help="the student (default MiniLM)")
     parser.add_argument("--tokens", type=int, default=256, help="that texts are cut to (default 256)")
     parser.add_argument("--chunk-tokens", type=int, help="of ours that are encoded at once (default: Distil's)")
+    return parser
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = training_options(__doc__)
+    parser.add_argument("--candidates", type=int, default=32, help="of a query (default 32)")
     sides = (UNCACHED, THEIRS, THEIRS_LOW)
     parser.add_argument("--leave-out", nargs="*", choices=sides, default=[], help="sides that there is no memory for")
     return parser

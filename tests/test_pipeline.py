@@ -20,7 +20,7 @@ from retort.plan import plan
 from retort.prepared import Prepared
 from retort.records import Run
 from retort.store import MANIFEST, read_json, remove
-from tiny_run import SPLITS, UNANSWERED, config, settings, times, tree, write_lines, write_sources
+from tiny_run import SPLITS, UNANSWERED, config, searched, settings, times, tree, write_lines, write_sources
 
 ROUND_0 = ("encode", "index", "retrieve", "evaluate")
 ROUND = ("read", "label", "distil", "encode", "index", "retrieve", "evaluate")
@@ -336,13 +336,9 @@ def test_later_candidates_are_those_of_the_student_alone_where_it_is_named_alone
 
 
 def test_a_search_finds_what_the_best_student_found(finished):
-    best = read_json(finished / "report" / "best.json")["round"]
-    prepared = Prepared(finished / "prepare")
-    query = prepared.splits["test"][0]
-    rows, scores = Run.read(finished / f"round-{best}/retrieve/student.parquet").of(query.id)
-    hits = search_run(finished, query.text, 3)
-    assert [hit["id"] for hit in hits] == prepared.corpus.ids(rows[:3])
-    assert [hit["score"] for hit in hits] == pytest.approx(scores[:3].tolist(), abs=1e-4)
+    hits, ids, scores = searched(finished)
+    assert [hit["id"] for hit in hits] == ids
+    assert [hit["score"] for hit in hits] == pytest.approx(scores, abs=1e-4)
 
 
 def test_a_search_needs_neither_the_sources_nor_the_folder_of_the_run_that_made_it(copied):

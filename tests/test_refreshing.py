@@ -12,14 +12,14 @@ from retort import refreshing
 from retort.config import Config, load
 from retort.indexes.vectors import VectorParts
 from retort.job import Job
-from retort.pipeline import run, search_run
+from retort.pipeline import run
 from retort.plan import plan
 from retort.prepared import Prepared
 from retort.records import Query, Run
 from retort.refreshing import overlap, search_student
 from retort.searching import student_of
 from retort.store import MANIFEST, read_json, remove, write_parts
-from tiny_run import PASSAGES, config, tree
+from tiny_run import PASSAGES, config, searched, tree
 
 FAR = {"optimiser": {"learning_rate": 0.03, "warmup_steps": 1}}  # far enough to find other passages
 DEPTH, LESS, PROBED = 6, 8, 3  # of a Run; passages to re-rank, few enough that old vectors decide which; of the probe
@@ -161,13 +161,9 @@ def test_a_search_in_old_vectors_ranks_by_fresh_ones_whether_they_are_stored_or_
 
 
 def test_the_command_finds_what_the_run_found(reranked):
-    best = read_json(reranked / "report" / "best.json")["round"]
-    prepared = Prepared(reranked / "prepare")
-    query = prepared.splits["test"][0]
-    rows, scores = Run.read(reranked / f"round-{best}/retrieve/student.parquet").of(query.id)
-    hits = search_run(reranked, query.text, 3)
-    assert [hit["id"] for hit in hits] == prepared.corpus.ids(rows[:3])
-    assert [hit["score"] for hit in hits] == pytest.approx(scores[:3].tolist(), abs=1e-4)
+    hits, ids, scores = searched(reranked)
+    assert [hit["id"] for hit in hits] == ids
+    assert [hit["score"] for hit in hits] == pytest.approx(scores, abs=1e-4)
 
 
 # --- measuring staleness

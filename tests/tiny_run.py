@@ -13,6 +13,10 @@ from typing import Any
 import yaml
 
 from retort.config import Config, merged, parse
+from retort.pipeline import search_run
+from retort.prepared import Prepared
+from retort.records import Run
+from retort.store import read_json
 from retort.teachers.fid.loading import save_reader
 from tiny import tiny_reader, tiny_student, tiny_tokenizer
 
@@ -119,3 +123,11 @@ def tree(root: Path) -> dict[str, str]:
 def times(root: Path) -> dict[str, int]:
     """When each file of a run, and each folder, was changed last."""
     return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+def searched(root: Path) -> tuple[list[dict[str, Any]], list[str], list[float]]:
+    """What the command finds for a test question in a finished run; ids and scores of what its best round found."""
+    best, prepared = read_json(root / "report" / "best.json")["round"], Prepared(root / "prepare")
+    query = prepared.splits["test"][0]
+    rows, scores = Run.read(root / f"round-{best}/retrieve/student.parquet").of(query.id)
+    return search_run(root, query.text, 3), prepared.corpus.ids(rows[:3]), scores[:3].tolist()

@@ -68,13 +68,18 @@ def bill(
 def _encoding(step: Step, questions: Mapping[str, int], passages: int, speeds: Speeds) -> Line:
     """What is encoded by the round's way of refreshing, at most: found passages as if no two questions shared one."""
     refresh, every = refresh_of(step.config, step.round), sum(questions.values())
-    probed, found = _probed(step.config, questions, passages), min(passages, every * rerank_depth(step.config))
+    probed, found = _probed(step.config, questions, passages), _found(step.config, questions, passages)
     items = {"full": passages, "keep": 0, "rerank": found, "auto": probed + passages}[refresh]
     seconds, disk, unit = _over(items, speeds.encoded), passages * speeds.vector_bytes, "passages"
     if refresh in ("rerank", "auto"):
         seconds += _over(every * passages * speeds.dimension, speeds.searched)
         disk, unit = disk + found * speeds.vector_bytes, "passages at most"
     return Line(step.name, items, unit, round(items * speeds.passage_tokens), seconds, round(disk))
+
+
+def _found(config: Config, questions: Mapping[str, int], passages: int) -> int:
+    """The passages that stored vectors find for all questions, at most."""
+    return min(passages, sum(questions.values()) * rerank_depth(config))
 
 
 def _probed(config: Config, questions: Mapping[str, int], passages: int) -> int:
@@ -122,10 +127,10 @@ def refreshes(config: Config, questions: Mapping[str, int], passages: int, speed
     Encoding the corpus anew; encoding only the first L that the stored vectors find for each question, at most; asking first
     which of the two it has to be; and, where the query side alone is trained (`student.query_side`), nothing.
     """
-    depth = rerank_depth(config)
+    found = _found(config, questions, passages)
     return {
         "full (the corpus anew)": _over(passages, speeds.encoded),
-        f"rerank (the first {depth} of a question)": _over(min(passages, sum(questions.values()) * depth), speeds.encoded),
+        f"rerank (the first {rerank_depth(config)} of a question)": _over(found, speeds.encoded),
         "auto (a probe, before one of these)": _over(_probed(config, questions, passages), speeds.encoded),
         "query_side": 0.0,
     }

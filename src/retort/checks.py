@@ -156,7 +156,7 @@ def _check_refresh(config: Config, number: int) -> None:
             f"in round {number} the passage vectors of round {stored} may stay, whose student had another {changed[0]} "
             f"({getattr(was, changed[0])!r}): leave it as it was, or train both sides with encode.refresh 'full'"
         )
-    if now.query_side is not None and "full" not in {encode.refresh} & {before.encode.refresh if stored else "full"}:
+    if now.query_side is not None and {encode.refresh, before.encode.refresh if stored else "full"} != {"full"}:
         raise ValueError(
             f"student.query_side in round {number} keeps passage vectors, which have to be those of the student that it "
             f"starts from: expected encode.refresh 'full' in rounds {stored} and {number}; set it under overrides"

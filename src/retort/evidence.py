@@ -80,7 +80,7 @@ def round_runs(steps: Steps, step: Step) -> list[Run]:
     found = stage_path(steps, step.round, "retrieve")
     if step.round == 0:
         return [Run.read(found / "bm25.parquet"), Run.read(found / "student.parquet")]
-    return [Run.read(stage_path(steps, step.round, "label") / "labels.parquet"), Run.read(found / "student.parquet")]
+    return [Run.read(stage_path(steps, step.round, "label") / LABELS), Run.read(found / "student.parquet")]
 
 
 def left_by_query_side(steps: Steps, number: int, measure: str) -> dict[str, Any]:

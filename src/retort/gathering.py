@@ -28,6 +28,7 @@ from retort.evaluation.report import (
 from retort.evaluation.significance import Comparison, compare
 from retort.evaluation.verdict import Role, RunRow
 from retort.evidence import AGREEMENT, RESULTS, SUMMARY, Steps, headline, left_by_query_side, round_runs, stage_path
+from retort.labelling import LABELS
 from retort.plan import Step, refresh_of
 from retort.prepared import Prepared
 from retort.records import Query, Run
@@ -241,7 +242,7 @@ def _maps(steps: Steps, prepared: Prepared, best: int) -> list[AttentionMap]:
     if not steps[f"round-{best}/label"].config.label.reads:
         return []
     kept = read_json(stage_path(steps, best, "label") / "maps.json")
-    labels, queries = Run.read(stage_path(steps, best, "label") / "labels.parquet"), {q.id: q for q in prepared.queries}
+    labels, queries = Run.read(stage_path(steps, best, "label") / LABELS), {q.id: q for q in prepared.queries}
     maps = []
     for query_id, looked in kept.items():
         query, (rows, scores) = queries[query_id], labels.of(query_id)

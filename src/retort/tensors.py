@@ -92,6 +92,10 @@ class Tokens:
             start += len(rows)
         return parts
 
+    def fits(self, tokens: int) -> bool:
+        """Whether `buckets` leaves all texts in one part."""
+        return len(self.used) <= max(1, tokens // max(1, int(self.lengths.max())))
+
     def to(self, device: torch.device) -> "Tokens":
         """The same on `device`."""
         return replace(self, tensors={name: t.to(device, non_blocking=True) for name, t in self.tensors.items()})

@@ -45,6 +45,13 @@ def plain(student, tokens):
     return tuple(sides)
 
 
+@pytest.mark.parametrize("tokens", [1, 8, 30, 64, 100, 1000])
+def test_texts_fit_where_they_stand_in_one_bucket(tokens, student):
+    for records, side in ((BATCH.queries, "query"), (BATCH.passages, "passage"), (BATCH.passages[:1], "passage")):
+        texts = student.tokenise(records, side)
+        assert texts.fits(tokens) == (len(texts.buckets(tokens)) == 1)
+
+
 @pytest.mark.parametrize("tokens", [1, 30, 64, 150, ALL])
 def test_cached_gradients_are_those_of_plain_backpropagation(tokens, student):
     loss, found, after = gradients(student, lambda: encode_batch(student, BATCH, tokens))

@@ -21,7 +21,7 @@ def encode_batch(student: Student, batch: Batch, chunk_tokens: int, *, caching: 
     Where each side fits `chunk_tokens`, or without `caching`, nothing is encoded twice.
     """
     sides = student.tokenise(batch.queries, "query"), student.tokenise(batch.passages, "passage")
-    cached = caching and any(len(side.buckets(chunk_tokens)) > 1 for side in sides)
+    cached = caching and not all(side.fits(chunk_tokens) for side in sides)
     most = suited(chunk_tokens, next(student.module.parameters()).device)
     encoded = []
     for side in sides:

@@ -4,7 +4,7 @@ Row i of a part stands from starts[i] to starts[i + 1] of the flat arrays. What 
 is in the files that use this one; the ending of a part's name tells it, so that no index opens parts of another kind.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,17 @@ def part_paths(folder: Path, ending: str) -> list[Path]:
             f"{folder} holds {len(found)} parts of {HOLDS[ending]}, but not {missing.name}: encode the corpus to the end"
         )
     return found
+
+
+def located(lengths: Iterable[int], rows: Int[np.ndarray, "n"]) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
+    """The number of the part that holds each row of the corpus, and its row there.
+
+    >>> [values.tolist() for values in located([2, 0, 3], np.array([4, 0, 2]))]
+    [[2, 0, 2], [2, 0, 0]]
+    """
+    firsts = np.cumsum([0, *lengths])
+    owners = np.searchsorted(firsts, rows, side="right") - 1
+    return owners, rows - firsts[owners]
 
 
 def checked_starts(starts: Int64[np.ndarray, "n_plus_1"], flat: int, what: str) -> Int64[np.ndarray, "n_plus_1"]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float16, Int, Int32, Int64
 from scipy.sparse import csr_array, vstack
 
-from retort.indexes.parts import SPARSE, checked_starts, entries, half_rows, open_arrays, part_paths, write_arrays
+from retort.indexes.parts import SPARSE, checked_starts, entries, half_rows, located, open_arrays, part_paths, write_arrays
 
 _FILES = {"weights": (np.float16, 1), "columns": (np.int32, 1), "starts": (np.int64, 1), "width": (np.int64, 0)}
 
@@ -112,9 +112,8 @@ class SparseParts:
 
     def take(self, rows: Int[np.ndarray, "n"]) -> csr_array:
         """The vectors of `rows` in float32, in that order."""
-        firsts = np.cumsum([0, *map(len, self.parts)])
-        owner = np.searchsorted(firsts, rows, side="right") - 1
-        taken = [part.take(rows[owner == number] - firsts[number]) for number, part in enumerate(self.parts)]
+        owner, place = located(map(len, self.parts), rows)
+        taken = [part.take(place[owner == number]) for number, part in enumerate(self.parts)]
         return csr_array(vstack(taken))[np.argsort(np.argsort(owner, kind="stable"))]  # type: ignore[return-value]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from retort.indexes.parts import TOKENS, checked_starts, half_rows, open_arrays, part_paths, write_arrays
+from retort.indexes.parts import TOKENS, checked_starts, half_rows, located, open_arrays, part_paths, write_arrays
 from retort.tensors import TokenVectors
 
 _FILES = {"vectors": (np.float16, 2), "starts": (np.int64, 1)}
@@ -73,10 +73,8 @@ class TokenParts:
 
     def take(self, rows: Int[np.ndarray, "n"]) -> TokenVectors:
         """The matrices of `rows` in float32, in that order; only these are read."""
-        firsts = np.cumsum([0] + [len(part) for part in self.parts])
-        owners = np.searchsorted(firsts, rows, side="right") - 1
-        places = zip(owners.tolist(), (rows - firsts[owners]).tolist(), strict=True)
-        matrices = [self.parts[owner][row] for owner, row in places]
+        owners, places = located(map(len, self.parts), rows)
+        matrices = [self.parts[owner][row] for owner, row in zip(owners.tolist(), places.tolist(), strict=True)]
         starts = np.cumsum([0] + [len(matrix) for matrix in matrices])
         none = np.empty((0, self.dimensions))
         return TokenVectors(np.concatenate([none, *matrices], dtype=np.float32), starts)

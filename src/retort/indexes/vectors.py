@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Int
 
+from retort.indexes.parts import located
 from retort.store import write_atomic
 
 
@@ -67,12 +68,11 @@ class VectorParts:
 
     def take(self, rows: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n D"]:
         """The vectors of `rows`, in that order."""
-        starts = np.cumsum([0] + [len(part) for part in self.parts])
-        owner = np.searchsorted(starts, rows, side="right") - 1
+        owner, place = located(map(len, self.parts), rows)
         taken = np.empty((len(rows), self.shape[1]), np.float32)
         for number in np.unique(owner):
             mine = owner == number
-            taken[mine] = self.parts[number][rows[mine] - starts[number]]
+            taken[mine] = self.parts[number][place[mine]]
         return taken
 
 

@@ -18,15 +18,15 @@ def encode_passages(
     input_ids: Int[Tensor, "B K L"],
     attention_mask: Int[Tensor, "B K L"],
     *,
-    chunk_tokens: int | None = None,
+    chunk_tokens: int = CHUNK_TOKENS,
 ) -> Float[Tensor, "B K L D"]:
     """Encoder states of B x K independent strings, zero at pads.
 
     Strings are sorted by length and encoded in chunks trimmed to their longest member, so that pads cost little; a string
-    without a real token (a missing passage) is not encoded at all. A chunk has `chunk_tokens` at most, or else what suits
-    the device. ValueError where a pad stands before a real token.
+    without a real token (a missing passage) is not encoded at all. A chunk has `chunk_tokens` at most, and no more than
+    suits the device. ValueError where a pad stands before a real token.
     """
-    chunk_tokens = chunk_tokens or suited(CHUNK_TOKENS, input_ids.device)
+    chunk_tokens = suited(chunk_tokens, input_ids.device)
     batch, passages, length = input_ids.shape
     if bool((attention_mask[..., 1:] > attention_mask[..., :-1]).any()):
         raise ValueError("a pad stands before a real token: expected pads on the right, as `tokenise_passages` puts them")
