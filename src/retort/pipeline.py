@@ -227,7 +227,7 @@ def index(job: Job, step: Step) -> Facts:
     built = kind_of(job, step.round).build(passages, step.config.index, step.config.seed)
     built.save(step.path)
     if step.round == 0:
-        bm25_index(job.prepared.corpus, step.config.retrieve.bm25).save(step.path / "bm25")
+        bm25_index(job.prepared.corpus, step.config.retrieve.bm25, step.path).save(step.path / "bm25")
     return {"items": len(passages), **lost(job, step.round, built, job.prepared.splits["dev"])}
 
 

@@ -86,9 +86,9 @@ def passages_of(job: Job, number: int) -> Any:  # noqa: ANN401 (parts of the stu
     return kind_of(job, number).open(job.path(number, "encode") / PARTS)
 
 
-def bm25_index(corpus: Corpus, settings: Bm25) -> BM25Index:
-    """BM25 over the corpus, as the config has it."""
-    return BM25Index.build(corpus, settings=BM25Settings(**settings.model_dump()))
+def bm25_index(corpus: Corpus, settings: Bm25, scratch: Path | None = None) -> BM25Index:
+    """BM25 over the corpus, as the config has it; its temporary files stand in `scratch`."""
+    return BM25Index.build(corpus, settings=BM25Settings(**settings.model_dump()), scratch=scratch)
 
 
 def search_vectors(job: Job, number: int, asked: Encodings, k: int) -> Found:

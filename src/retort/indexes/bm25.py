@@ -1,11 +1,11 @@
 """BM25 over title and text (Robertson and Zaragoza 2009, in Lucene's variant), through bm25s and PyStemmer.
 
-Here are the words, the ties and the files; the word weights and their sums are bm25s's own. Words are numbered in order
-of appearance, so the same corpus gives the same bytes (bm25s would number them in the order of a hashed set).
+Here are the words, the ties and the files; sums over a query's words are bm25s's own, and so are the files. Words are
+numbered in order of appearance, so the same corpus gives the same bytes (bm25s would number them in the order of a hashed
+set). The weights come from bm25_weights.py, because bm25s holds 24 bytes a word while it builds.
 """
 
 import re
-from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +17,7 @@ import Stemmer
 from bm25s import stopwords as word_lists
 from jaxtyping import Float32, Int32
 
+from retort.indexes.bm25_weights import word_weights
 from retort.records import Passage, Query, Run
 from retort.store import read_json, write_json
 
@@ -106,24 +107,29 @@ class BM25Index:
         self._words = Words(settings)
 
     @classmethod
-    def build(cls, corpus: Iterable[Passage], *, settings: BM25Settings | None = None) -> "BM25Index":
-        """The index of every passage's title and text, in memory. ValueError where no passage holds a word."""
+    def build(
+        cls, corpus: Iterable[Passage], *, settings: BM25Settings | None = None, scratch: Path | None = None
+    ) -> "BM25Index":
+        """The index of every passage's title and text. ValueError where no passage holds a word.
+
+        What grows with the corpus stands in temporary files in `scratch` until it is saved, 20 bytes for each distinct
+        word of a passage; None: where the system has its temporary files, which may be in memory.
+        """
         settings = settings or BM25Settings()
         words, numbers = Words(settings), defaultdict[str, int]()
         numbers.default_factory = numbers.__len__
-        # 4 bytes a word: lists of 21 million passages would take twice that and more
-        passages = [
-            array("i", [*map(numbers.__getitem__, words.of(f"{passage.title} {passage.text}"))]) for passage in corpus
-        ]
-        if not numbers:
+        passages = ([*map(numbers.__getitem__, words.of(f"{passage.title} {passage.text}"))] for passage in corpus)
+        try:
+            found = word_weights(passages, k1=settings.k1, b=settings.b, scratch=scratch)
+        except ValueError as error:
             raise ValueError(
-                f"none of the {len(passages)} passages holds a word to index with stopwords={settings.stopwords!r}: "
-                "give a corpus with text, or other stop words"
-            )
-        weights = bm25s.BM25(k1=settings.k1, b=settings.b, method="lucene", csc_backend="scipy")
-        # annotated as lists there, but only iterated over and counted
-        weights.scores = weights.build_index_from_ids(range(len(numbers)), passages, show_progress=False)  # type: ignore
-        weights.vocab_dict = dict(numbers)
+                f"{error} to index with stopwords={settings.stopwords!r}: give a corpus with text, or other stop words"
+            ) from error
+        weights = bm25s.BM25(k1=settings.k1, b=settings.b, method="lucene")
+        weights.scores = {
+            "data": found.weights, "indices": found.rows, "indptr": found.starts, "num_docs": found.passages
+        }  # fmt: skip
+        weights.vocab_dict, weights.nonoccurrence_array = dict(numbers), None  # Lucene's variant has none
         return cls(weights, settings)
 
     def save(self, folder: Path) -> None:
