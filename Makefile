@@ -23,7 +23,7 @@ demo: $(READY)  ## distil a retriever from the documentation of Python's librari
 
 # Tiny models gain nothing from a second thread, and much from a second process.
 test: $(READY)  ## run the tests
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadgroup
 
 check: $(READY)  ## look at the code without running it: lint, format, types, layers
 	$(VENV)/bin/ruff check .

@@ -10,6 +10,13 @@ from kills import POINTS, lives
 from tiny_run import write_config, write_sources
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the tests by file, but for those that look at the finished run, which one process makes once."""
+    for item in items:
+        asked = getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("finished run" if "runs" in asked else str(item.path)))
+
+
 @dataclass(frozen=True)
 class Runs:
     """A run that was never stopped, the same one killed at each of `kills.POINTS`, and how each of its lives ended."""
