@@ -26,6 +26,7 @@ from scipy.sparse import csr_array
 from sentence_transformers.util import dot_score, maxsim, semantic_search
 from speed import Target, options, ratios, seconds_of, timed
 
+from retort.indexes.best import recall
 from retort.indexes.dense import DenseIndex
 from retort.indexes.inverted import InvertedIndex
 from retort.indexes.multi_vector import MultiVectorIndex
@@ -69,10 +70,12 @@ def dense(scale: float, repeats: int) -> dict[str, Any]:
     targets = [
         Target("exact search", "faiss Flat with BLAS", at_least=1).found(ratio["faiss Flat"]),
         Target("exact search: results", "faiss Flat's", at_least=SHARED, unit="shared").found(
-            shared(found["ours"], found["faiss Flat"])
+            recall(found["ours"][1], list(found["faiss Flat"][1]))
         ),
         Target("HNSW", "exact search", at_least=10).found(quicker),
-        Target("HNSW: recall@100", "exact search", at_least=0.98, unit="recall").found(shared(found["ours"], found["HNSW"])),
+        Target("HNSW: recall@100", "exact search", at_least=0.98, unit="recall").found(
+            recall(found["ours"][1], found["HNSW"][1])
+        ),
     ]
     return {"passages": len(wide), "queries": len(queries), **seconds_of(times), "ratio": ratio, "targets": targets}
 
@@ -148,11 +151,6 @@ def matrices(rng: np.random.Generator, lengths: np.ndarray, dimensions: int = 12
     return TokenVectors(values / np.linalg.norm(values, axis=1, keepdims=True), np.concatenate([[0], np.cumsum(lengths)]))
 
 
-def shared(ours: Results, theirs: Results) -> float:
-    """The share of our rows that the other search finds too, as a mean over queries."""
-    return float(np.mean([np.isin(mine, other).mean() for mine, other in zip(ours[1], theirs[1], strict=True)]))
-
-
 def _against(what: str, systems: Mapping[str, Callable[[], Results]], repeats: int, **sizes: int) -> dict[str, Any]:
     """The facts of a line that holds our search, the first of `systems`, against a peer's."""
     ours, peer = systems
@@ -163,7 +161,7 @@ def _against(what: str, systems: Mapping[str, Callable[[], Results]], repeats: i
     times = timed(systems, repeats)
     ratio = ratios(times, ours)
     alike = Target(f"{what}: results", f"{peer}'s", at_least=SHARED, unit="shared")
-    targets = [Target(what, peer, at_least=2).found(ratio[peer]), alike.found(shared(found[ours], found[peer]))]
+    targets = [Target(what, peer, at_least=2).found(ratio[peer]), alike.found(recall(found[ours][1], found[peer][1]))]
     facts = {**sizes, "largest difference of scores": float(max(differences))}
     return {**facts, **seconds_of(times), "ratio": ratio, "targets": targets}
 

@@ -32,6 +32,25 @@ def test_the_tiny_config_is_good(sources):
     check_config(config(sources))
 
 
+@pytest.mark.parametrize(
+    ("student", "index", "expected"),
+    [("dense", "seismic", "flat, hnsw, ivf"), ("sparse", "hnsw", "flat, seismic"), ("late_interaction", "seismic", "flat")],
+)
+def test_an_index_has_to_suit_the_student(student, index, expected, sources):
+    chosen = config(sources, distil={"student": {"kind": student, "scale": 1.0}}, index={"kind": index})
+    with pytest.raises(
+        ValueError, match=f"index.kind is '{index}' and the student is {student}: expected one of {expected}"
+    ):
+        check_config(chosen)
+
+
+def test_an_index_that_is_not_installed_is_refused(sources, monkeypatch):
+    monkeypatch.setattr("retort.checks.find_spec", lambda name: None)
+    chosen = config(sources, distil={"student": {"kind": "sparse", "scale": 1.0}}, index={"kind": "seismic"})
+    with pytest.raises(ValueError, match=r"needs Seismic: pip install 'retort-ir\[seismic\]'"):
+        check_config(chosen)
+
+
 def test_a_finished_run_asks_for_nothing(finished, sources, monkeypatch):
     monkeypatch.setattr("retort.checks.check_source", None)
     monkeypatch.setattr("retort.checks.AutoConfig", None)

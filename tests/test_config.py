@@ -100,7 +100,7 @@ def test_an_unknown_key_is_refused_with_its_place_and_the_nearest_name(sections,
     [
         (
             {"index": {"kind": "flaat"}},
-            r"`index\.kind` is 'flaat'; input should be 'flat', 'hnsw' or 'ivf'; did you mean 'flat'\?",
+            r"`index\.kind` is 'flaat'; input should be 'flat', 'hnsw', 'ivf' or 'seismic'; did you mean 'flat'\?",
         ),
         ({"distil": {"objectives": [{"name": "klx"}]}}, r"`distil\.objectives\.0\.name` is 'klx'; .* did you mean 'kl'\?"),
         ({"distil": {"steps": "100"}}, r"`distil\.steps` is '100'; input should be a valid integer"),

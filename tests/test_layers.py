@@ -256,10 +256,10 @@ def built(root: Path, files: dict[str, str]) -> House:
 
 @lru_cache(maxsize=1)
 def retort() -> House:
-    """The house that this law is made for. An extra's package is imported by its name with underscores."""
+    """The house that this law is made for. A package is imported by its name with underscores, or its extra's."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     names = [line.split("[")[0].split(">")[0].split("=")[0] for lines in extras.values() for line in lines]
-    return read_house(ROOT / "src" / "retort", frozenset(name.replace("-", "_") for name in names))
+    return read_house(ROOT / "src" / "retort", frozenset(name.replace("-", "_") for name in [*names, *extras]))
 
 
 @pytest.mark.parametrize(("law", "files", "breaches"), BAD, ids=lambda value: getattr(value, "__name__", None))

@@ -245,6 +245,7 @@ def test_an_approximate_index_that_looks_everywhere_finds_what_the_exact_one_doe
     run(config(sources, overrides={1: {"index": index}}), copied, only=["round-1/index", "round-1/retrieve"])
     found, exact = (Run.read(root / "round-1/retrieve/student.parquet") for root in (copied, finished))
     assert (copied / "round-1/index/index.faiss").is_file()
+    assert read_json(copied / "round-1/index" / MANIFEST)["recall@100 of the exact search"] == 1
     for query, rows, scores in exact:
         assert found.of(query)[0].tolist() == rows.tolist()
         assert found.of(query)[1].tolist() == pytest.approx(scores.tolist(), rel=1e-4)

@@ -6,7 +6,9 @@ from scipy.sparse import csr_array
 
 from retort.indexes.sparse_vectors import SparseParts
 from retort.pipeline import run
+from retort.records import Run
 from retort.searching import KINDS
+from retort.store import MANIFEST, read_json
 from retort.tensors import TokenVectors
 from tiny_run import config
 
@@ -31,6 +33,23 @@ def test_passage_vectors_and_their_index_stay_and_the_search_changes(sources, tm
         }
     found = [(steps[f"round-{number}/retrieve"].path / "student.parquet").read_bytes() for number in range(3)]
     assert len(set(found)) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*has no masked-language-model head")
+def test_a_sparse_student_is_searched_by_seismic_as_exactly_where_it_looks_everywhere(sources, tmp_path):
+    pytest.importorskip("seismic", reason="the extra [seismic] is not installed")
+    sparse = {"kind": "sparse", "scale": 1.0}
+    found = {}
+    for kind in ("flat", "seismic"):
+        chosen = config(
+            sources, distil={"student": sparse}, index={"kind": kind, "seismic_terms": 1000, "seismic_heap": 0.01}
+        )
+        rounds = [f"round-0/{stage}" for stage in ("encode", "index", "retrieve")]
+        steps = run(chosen, tmp_path / kind, only=["prepare", *rounds])
+        found[kind] = Run.read(steps["round-0/retrieve"].path / "student.parquet")
+    assert read_json(steps["round-0/index"].path / MANIFEST)["recall@100 of the exact search"] == 1
+    assert found["seismic"].passages.tolist() == found["flat"].passages.tolist()
+    assert found["seismic"].scores.tolist() == found["flat"].scores.tolist()
 
 
 def test_sparse_rows_are_taken_from_several_parts_in_any_order():

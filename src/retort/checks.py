@@ -4,6 +4,7 @@ Each function raises ValueError (FileNotFoundError for a source) that says what 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import AutoConfig
@@ -25,6 +26,7 @@ PASSAGE_SIDE = (
     "kind", "model", "sha256", "passage_format", "passage_tokens", "pooling", "score", "sparse_pooling", "dimension",
     "skip_punctuation",
 )  # fmt: skip
+INDEXES = {"dense": ("flat", "hnsw", "ivf"), "sparse": ("flat", "seismic"), "late_interaction": ("flat", "hnsw", "ivf")}
 
 
 def check_config(config: Config) -> None:
@@ -127,6 +129,7 @@ def _check_round(config: Config) -> None:
             "questions) and prepare.qrels.dev; give both, or set distil.positives to 'answers'"
         )
     _check_unused(config.distil, reads(config))
+    _check_index(config)
     for number, teacher in enumerate(config.label.teachers):
         try:
             check_teacher(teacher)
@@ -141,6 +144,17 @@ def _check_round(config: Config) -> None:
     asked = [*config.evaluate.measures, *([config.evaluate.headline] if config.evaluate.headline else [])]
     if asked:
         check_measures(asked)
+
+
+def _check_index(config: Config) -> None:
+    """An index that suits the vectors of the student, and is installed."""
+    kind, suited = config.index.kind, INDEXES[config.distil.student.kind]
+    if kind not in suited:
+        raise ValueError(
+            f"index.kind is {kind!r} and the student is {config.distil.student.kind}: expected one of {', '.join(suited)}"
+        )
+    if kind == "seismic" and find_spec("seismic") is None:
+        raise ValueError("index.kind is 'seismic', which needs Seismic: pip install 'retort-ir[seismic]'")
 
 
 def _check_refresh(config: Config, number: int) -> None:

@@ -234,7 +234,6 @@ class Run:
         lists = {"passages": self.passages, "scores": self.scores}
         columns = {name: pa.LargeListArray.from_arrays(self.starts, pa.array(values)) for name, values in lists.items()}
         table = pa.table({"query": pa.array(self.query_ids, pa.string()), **columns})
-        # as small as zstd with dictionaries, which scores and rows gain nothing from, and read in half the time
         pq.write_table(table.replace_schema_metadata({"name": self.name}), path, compression="lz4", use_dictionary=False)
 
     @classmethod

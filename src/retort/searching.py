@@ -13,12 +13,15 @@ from jaxtyping import Float32, Int, Int32
 from scipy.sparse import csr_array
 
 from retort.config import Bm25, Index
+from retort.indexes.best import recall
 from retort.indexes.bm25 import BM25Index, BM25Settings
 from retort.indexes.dense import DenseIndex
 from retort.indexes.fixed_dimensional import EncodingSettings
 from retort.indexes.inverted import InvertedIndex
 from retort.indexes.multi_vector import MultiVectorIndex
 from retort.indexes.parts import DENSE, SPARSE, TOKENS
+from retort.indexes.seismic import RECORD_FILE as SEISMIC
+from retort.indexes.seismic import SeismicIndex
 from retort.indexes.sparse_vectors import SparseParts, write_sparse_part
 from retort.indexes.token_vectors import TokenParts, cut, write_token_part
 from retort.indexes.vectors import VectorParts, write_vector_part
@@ -34,7 +37,7 @@ from retort.students.query_side import QuerySideStudent
 from retort.students.sparse import SparseStudent, collapse
 from retort.tensors import TokenVectors
 
-AnyIndex = DenseIndex | InvertedIndex | MultiVectorIndex
+AnyIndex = DenseIndex | InvertedIndex | SeismicIndex | MultiVectorIndex
 Encodings = np.ndarray | csr_array | TokenVectors  # texts by a student of any kind, in memory
 Found = tuple[list[Float32[np.ndarray, "_"]], list[Int32[np.ndarray, "_"]]]  # scores and rows of each query, best first
 ASKED = 100  # questions of which recall is measured where an index is approximate
@@ -120,11 +123,14 @@ def sparse_trouble(student: InTraining, prepared: Prepared, job: Job) -> str | N
 
 
 def lost(job: Job, number: int, index: AnyIndex, queries: Sequence[Query]) -> dict[str, float]:
-    """What an approximate late-interaction index finds of the exact best, measured; nothing for another index."""
-    if not isinstance(index, MultiVectorIndex) or index.exact:
+    """What an approximate index finds of the exact best for some questions, measured; nothing for an exact one."""
+    if index.exact:
         return {}
+    kind, passages = kind_of(job, number), passages_of(job, number)
     asked = student_of(job, number).embed(queries[:ASKED], "query", autocast=job.precision)
-    return {f"recall@{K} of the exact search": index.recall(asked, K)}  # type: ignore[arg-type]
+    exact = kind.build(passages, Index(exact_up_to=len(passages)), 0)
+    best, found = (one.search(asked, K)[1] for one in (exact, index))  # type: ignore[arg-type]
+    return {f"recall@{K} of the exact search": recall(best, found)}
 
 
 def _dense_index(vectors: VectorParts, settings: Index, seed: int) -> DenseIndex:
@@ -132,6 +138,16 @@ def _dense_index(vectors: VectorParts, settings: Index, seed: int) -> DenseIndex
         vectors, kind=settings.kind, neighbours=settings.hnsw_links, ef_search=settings.hnsw_search,
         lists=settings.ivf_lists, probes=settings.ivf_probes, seed=seed,
     )  # fmt: skip
+
+
+def _sparse_index(vectors: SparseParts, settings: Index, seed: int) -> InvertedIndex | SeismicIndex:
+    if settings.kind == "flat":
+        return InvertedIndex.build(vectors)
+    return SeismicIndex.build(vectors, query_terms=settings.seismic_terms, heap_factor=settings.seismic_heap)
+
+
+def _saved_sparse_index(folder: Path, vectors: SparseParts) -> InvertedIndex | SeismicIndex:
+    return SeismicIndex.load(folder, vectors) if (folder / SEISMIC).is_file() else InvertedIndex.load(folder)
 
 
 def _multi_vector_index(tokens: TokenParts, settings: Index, seed: int) -> MultiVectorIndex:
@@ -152,7 +168,7 @@ KINDS: dict[str, Kind] = {
     "sparse": Kind(
         SPARSE, write_sparse_part, SparseParts.open, SparseParts.of, SparseParts.take,
         lambda vectors, place: vectors[[place]],
-        lambda vectors, settings, seed: InvertedIndex.build(vectors), lambda folder, vectors: InvertedIndex.load(folder),
+        _sparse_index, _saved_sparse_index,
     ),
     "late_interaction": Kind(
         TOKENS, write_token_part, TokenParts.open, TokenParts.of, TokenParts.take,

@@ -17,11 +17,6 @@ def test_both_sides_find_the_same_and_the_line_says_how_much_faster(search, scal
     assert line["seconds"]["ours"] > 0
 
 
-def test_the_share_of_what_both_find_is_a_mean_over_queries():
-    ours, theirs = [np.array([1, 2]), np.array([3, 4])], [np.array([2, 1]), np.array([3, 9])]
-    assert search_speed.shared(([], ours), ([], theirs)) == 0.75
-
-
 def test_sparse_vectors_of_one_seed_are_the_same_and_within_the_vocabulary():
     one, two = (search_speed.weights(np.random.default_rng(3), 4, 5) for _ in range(2))
     assert (one != two).nnz == 0

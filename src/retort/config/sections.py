@@ -67,11 +67,14 @@ class Encode(Section):
 class Index(Section):
     """The student's index: exact by default, so that no noise of approximation enters training and evaluation."""
 
-    kind: Literal["flat", "hnsw", "ivf"] = "flat"
+    # hnsw, ivf: of dense students, and of the encodings of late interaction; seismic: of sparse ones
+    kind: Literal["flat", "hnsw", "ivf", "seismic"] = "flat"
     hnsw_links: PositiveInt = 32
     hnsw_search: PositiveInt = 128
     ivf_lists: PositiveInt | None = None
     ivf_probes: PositiveInt | None = None
+    seismic_terms: PositiveInt = 30  # the heaviest weights of a query that lists are looked up for
+    seismic_heap: float = Field(default=0.7, gt=0, le=1)  # lower looks at more blocks
     # late interaction: up to so many passages every one gets its MaxSim; above, the first `candidates` by encodings of a
     # fixed dimension (MUVERA, arXiv 2405.19504)
     exact_up_to: PositiveInt = 50_000

@@ -5,13 +5,13 @@ Memory does not grow with the corpus: one tile of scores for each core, and abou
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int, Int32
 from threadpoolctl import ThreadpoolController
 
 BLAS = ThreadpoolController()  # of the libraries that NumPy and SciPy have loaded
@@ -63,6 +63,18 @@ def check_k(k: int) -> None:
     """ValueError where a search is asked for less than one passage."""
     if k < 1:
         raise ValueError(f"k is {k}, expected at least 1: k is the number of passages to return for a query")
+
+
+def recall(best: Sequence[Int[np.ndarray, "_"]], found: Sequence[Int[np.ndarray, "_"]]) -> float:
+    """The share of the exact best rows that another search finds too, as a mean over the queries that have any.
+
+    1.0 where no query has any.
+
+    >>> recall([np.array([3, 1]), np.array([], int)], [np.array([1, 7]), np.array([2])])
+    0.5
+    """
+    shares = [np.isin(mine, other).mean() for mine, other in zip(best, found, strict=True) if len(mine)]
+    return float(np.mean(shares)) if shares else 1.0
 
 
 class _Best:

@@ -32,10 +32,11 @@ class WordWeights:
 def word_weights(
     passages: Iterable[Sequence[int]], *, k1: float, b: float, scratch: Path | None = None, block_words: int = BLOCK_WORDS
 ) -> WordWeights:
-    """The weights of passages that are given as numbers of words, from 0; each in Lucene's variant of BM25:
+    """The weights of passages that are given as numbers of words, from 0.
 
-    ln(1 + (N - n + 0.5) / (n + 0.5)) * t / (t + k1 (1 - b + b l / mean l)), for a word that n of N passages hold, and
-    that stands t times in a passage of l words. The temporary files are put into `scratch`, or where the system has them.
+    Lucene's variant of BM25: ln(1 + (N - n + 0.5) / (n + 0.5)) * t / (t + k1 (1 - b + b l / mean l)) of a word that n of N
+    passages hold, and that stands t times in a passage of l words. Temporary files are put into `scratch`, or where the
+    system has them.
     ValueError where no passage has a word.
 
     >>> found = word_weights([[0, 0, 1], [1]], k1=0.9, b=0.4)

@@ -7,7 +7,6 @@ of about one length; on raw inner products of very different lengths measure the
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import faiss
 import numpy as np
@@ -18,7 +17,6 @@ from retort.indexes.exact import BLOCK_ROWS, QUERY_BATCH, exact_top
 from retort.indexes.vectors import VectorParts
 from retort.store import read_json, write_atomic, write_json
 
-Kind = Literal["flat", "hnsw", "ivf"]
 RECORD_FILE, FAISS_FILE = "index.json", "index.faiss"
 SAMPLE_PER_LIST = 64  # vectors that k-means sees for each list; faiss asks for 39 to 256
 
@@ -33,7 +31,7 @@ class DenseIndex:
     ([1, 2], [5.0, 2.0])
     """
 
-    kind: Kind
+    kind: str
     vectors: VectorParts
     approximate: faiss.Index | None = None
 
@@ -42,7 +40,7 @@ class DenseIndex:
         cls,
         vectors: VectorParts,
         *,
-        kind: Kind = "flat",
+        kind: str = "flat",
         neighbours: int = 32,
         ef_construction: int = 200,
         ef_search: int = 128,
@@ -92,6 +90,11 @@ class DenseIndex:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it finds every passage that an exact search finds."""
+        return self.approximate is None
 
     def search(
         self, queries: Float32[np.ndarray, "Q D"], k: int

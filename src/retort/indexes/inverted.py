@@ -69,13 +69,19 @@ class InvertedIndex:
     def __len__(self) -> int:
         return self.passages
 
+    @property
+    def exact(self) -> bool:
+        """Whether it finds every passage that an exact search finds."""
+        return True
+
     def search(self, queries: csr_array, k: int) -> tuple[list[Float32[np.ndarray, "_"]], list[Int32[np.ndarray, "_"]]]:
         """Scores and corpus rows of each query's best `k`, best first; equal scores stand in corpus order.
 
         Only passages with a positive score, so fewer than `k` where fewer share a column with the query. ValueError: a
         width that does not match, a query that is not finite.
         """
-        self._check(queries, k)
+        check_queries(queries, self.width)
+        check_k(k)
         canonical = csr_array(queries, dtype=np.float32, copy=True)
         canonical.sum_duplicates()  # sums then run in the order of the columns, whatever the order given
         asked = np.unique(canonical.indices)
@@ -98,21 +104,22 @@ class InvertedIndex:
             yield first_row, block.take(columns)
             first_row += block.width
 
-    def _check(self, queries: csr_array, k: int) -> None:
-        count, width = shape_of(queries)
-        if width != self.width:
-            raise ValueError(
-                f"the queries have {width} columns, the index has {self.width}: encode the queries with the "
-                "student that encoded the passages, or encode the corpus again"
-            )
-        bad = np.flatnonzero(~np.isfinite(queries.data))
-        if len(bad):
-            row = int(np.searchsorted(queries.indptr, bad[0], side="right")) - 1
-            raise ValueError(
-                f"query vector {row} of {count} holds NaN or infinity, expected finite values: look at the "
-                "student (a diverged training is usual)"
-            )
-        check_k(k)
+
+def check_queries(queries: csr_array, expected: int) -> None:
+    """ValueError where sparse queries have another width than an index, or hold a value that is not finite."""
+    count, width = shape_of(queries)
+    if width != expected:
+        raise ValueError(
+            f"the queries have {width} columns, the index has {expected}: encode the queries with the student that encoded "
+            "the passages, or encode the corpus again"
+        )
+    bad = np.flatnonzero(~np.isfinite(queries.data))
+    if len(bad):
+        row = int(np.searchsorted(queries.indptr, bad[0], side="right")) - 1
+        raise ValueError(
+            f"query vector {row} of {count} holds NaN or infinity, expected finite values: look at the student (a "
+            "diverged training is usual)"
+        )
 
 
 @dataclass(frozen=True)

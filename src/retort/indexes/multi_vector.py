@@ -1,7 +1,7 @@
 """The index of a late-interaction student: MaxSim over the whole corpus, exact up to a size, approximate above it.
 
 Above it, fixed-dimensional encodings (MUVERA, arXiv 2405.19504) name candidates through a dense index, and the candidates
-alone get their exact MaxSim. What the short cut loses is `recall`, to be measured on each corpus.
+alone get their exact MaxSim. What the short cut loses is to be measured on each corpus (`best.recall`).
 """
 
 from collections.abc import Callable
@@ -138,19 +138,6 @@ class MultiVectorIndex:
                 found[0].append(scores[order])
                 found[1].append(rows[order])
         return found
-
-    def recall(self, queries: TokenVectors, k: int, *, sample: int = 100, seed: int = 0) -> float:
-        """The share of the exact best `k` that `search` finds, as a mean over at most `sample` queries that `seed` draws.
-
-        1.0 where the index is exact. ValueError: no query.
-        """
-        if not len(queries):
-            raise ValueError("there is no query to measure recall with, expected at least one: give some questions")
-        drawn = np.random.default_rng(seed).permutation(len(queries))[:sample]
-        some = TokenParts((queries,)).take(np.sort(drawn))
-        _, found = self.search(some, k)
-        _, best = exact_maxsim(self.tokens, some, k)
-        return float(np.mean([np.isin(b, f).mean() for b, f in zip(best, found, strict=True)]))
 
     def _check(self, queries: TokenVectors, k: int) -> None:
         if queries.vectors.shape[1] != self.tokens.dimensions:
