@@ -53,7 +53,7 @@ SOURCES: dict[str, tuple[Change, str]] = {
         r"train.jsonl:2: no column 'question'.*did you mean 'qestion'\?\): rename it or fill it",
     ),
     "a passage without its column": (record("corpus.jsonl", 4, text=None), r"corpus.jsonl:4: no column 'text'.*rename it"),
-    "an id twice": (record("corpus.jsonl", 5, id="p0"), r"passage id 'p0' appears 2 times.*needs an id of its own"),
+    "an id twice": (record("corpus.jsonl", 5, id="p0"), r"corpus.jsonl:5: passage id 'p0' .*needs an id of its own"),
     "an empty corpus": (written("corpus.jsonl", ""), r"corpus.jsonl is empty, expected records: look at what wrote it"),
     "an empty passage": (record("corpus.jsonl", 2, text=" "), r"corpus.jsonl:2: empty text, expected a text: drop"),
     "a train question without answers": (
@@ -146,13 +146,14 @@ def candidates(sources: Path, folder: Path, lines: list[str], **changes):
             r"candidates.txt:1: score is 'inf', expected a finite number: correct it",
         ),
         (["q0 Q0 p0 1 2.0 x", "q0 Q0 z1 2 1.0 x"], r"candidates.txt:2: passage id 'z1' is not in the corpus of 40 passages"),
+        (["q0 Q0 p0 1 2.0 x", "q0 Q0 p0 2 1.0 x"], r"candidates.txt:2: query 'q0' lists passage 'p0' a second time, first"),
         (["z0 Q0 p0 1 2.0 x"], r"lists passages for none of the 34 queries: compare the query ids"),
         (
             [f"q{i} Q0 p{i} 1 2.0 x" for i in range(34)],
             r"none of the 20 train questions has two candidates within label.depth 6: .* nothing to rank",
         ),
     ],
-    ids=["nan", "infinite", "unknown passage", "unknown queries", "one candidate"],
+    ids=["nan", "infinite", "unknown passage", "passage twice", "unknown queries", "one candidate"],
 )
 def test_bad_candidates_are_refused_by_the_first_stage(lines, message, sources, tmp_path):
     assert refused(candidates(sources, tmp_path, lines), tmp_path / "run", message) == ["prepare"]

@@ -69,6 +69,29 @@ def test_other_readers_of_yaml_are_left_as_they_are():
     assert yaml.safe_load("1e-4") == "1e-4"
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\ndistil: {steps: 2}\nread: {}\ndistil: {}", r"`distil` stands in line 2 and again in line 4"),
+        ("distil:\n  steps: 2\n  candidates: 4\n  steps: 3", r"`steps` stands in line 2 and again in line 4"),
+        ("overrides: {2: {}, '2': {}}", r"`2` stands in line 1 and again in line 1"),
+    ],
+)
+def test_a_key_given_twice_is_refused_with_both_lines(file, text, message):
+    with pytest.raises(ValueError, match=rf"run\.yaml .*: key {message}, expected each key once: join the two"):
+        load(file(text))
+
+
+def test_a_key_given_twice_in_a_change_is_refused(file):
+    with pytest.raises(ValueError, match=r"--set 'distil=\{steps: 1, steps: 2\}': .* key `steps` stands"):
+        load(file(), ["distil={steps: 1, steps: 2}"])
+
+
+def test_a_mapping_may_override_what_it_merges(file):
+    sections = "read: {optimiser: &o {clip: 2.0}}\ndistil: {optimiser: {<<: *o, clip: 3.0}}"
+    assert load(file(f"prepare: {json.dumps(PREPARE)}\n{sections}")).distil.optimiser.clip == 3.0
+
+
 def test_sections_cannot_be_changed():
     one = config()
     with pytest.raises(ValidationError, match="frozen"):

@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from retort.prepared import CORPUS, Prepared, distinct, limited, write_prepared
 from retort.records import Corpus, Passage, Qrels, Query, Run
 
 SPLITS = {
-    "train": [Query("a", "who?", ("the king",)), Query("b", "why?", ("snow", "rain"))],
+    "train": [Query("a", "who?", ("the king",), "a king"), Query("b", "why?", ("snow", "rain"))],
     "dev": [Query("c", "where?", ("house",))],
 }
 QRELS = {"dev": Qrels({"c": {"p1": 2, "p0": 0}})}
@@ -22,6 +25,12 @@ def prepared(tmp_path) -> Prepared:
 def test_questions_come_back_by_split_in_their_order(prepared):
     assert prepared.splits == SPLITS
     assert prepared.queries == [*SPLITS["train"], *SPLITS["dev"]]
+
+
+def test_questions_of_a_folder_without_the_column_of_targets_have_none(prepared):
+    path = prepared.folder / "queries.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("target"), path)
+    assert prepared.queries == [replace(query, target=None) for query in (*SPLITS["train"], *SPLITS["dev"])]
 
 
 def test_grades_come_back_by_split(prepared):

@@ -33,7 +33,8 @@ class Prepared:
         """The questions of each split."""
         splits: dict[str, list[Query]] = {}
         for row in pq.read_table(self.folder / QUERIES).to_pylist():
-            splits.setdefault(row["split"], []).append(Query(row["id"], row["text"], tuple(row["answers"])))
+            query = Query(row["id"], row["text"], tuple(row["answers"]), row.get("target"))  # older folders have none
+            splits.setdefault(row["split"], []).append(query)
         return splits
 
     @cached_property
@@ -109,6 +110,7 @@ def write_prepared(folder: Path, splits: Mapping[str, Sequence[Query]], qrels: M
         "split": [split for split, _ in rows],
         "id": [query.id for _, query in rows],
         "text": [query.text for _, query in rows],
+        "target": [query.target for _, query in rows],
     }
     _write(
         folder / QUERIES, {**{name: pa.array(values, pa.string()) for name, values in columns.items()}, "answers": answers}

@@ -1,7 +1,6 @@
 """The records that flow through every stage: queries, passages, the corpus, relevance grades, and the Run.
 
-A Run is the one table of the house: BM25 candidates, a student's results and a teacher's labels are all Runs. Nothing here
-imports torch; a corpus and a Run can be read on a machine that has none.
+A Run is the one table of the house: candidates, results and a teacher's labels are all Runs. Nothing here needs torch.
 """
 
 from collections import Counter
@@ -28,6 +27,7 @@ class Query:
     id: str
     text: str
     answers: tuple[str, ...] = ()
+    target: str | None = None  # the one answer to train a reader on, where FiD's data names it beside the others
 
 
 @dataclass(frozen=True, slots=True)

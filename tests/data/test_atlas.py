@@ -11,7 +11,7 @@ from retort.records import Corpus, Passage, Query, Run
 
 PASSAGES = [Passage("12", "Snow: Roads", "ünï\u2028 \t x"), Passage("b", "", 'quote " and \\'), Passage("c", "Ice", "cold")]
 CORPUS = Corpus.from_passages(PASSAGES)
-QUERIES = [Query("a", "who?", ("U.S.", "[x]")), Query("7", "why", ()), Query("z", "how", ("ünï",))]
+QUERIES = [Query("a", "who?", ("U.S.", "[x]"), "U.S."), Query("7", "why", ()), Query("z", "how", ("ünï",))]
 RUN = Run.build("bm25", ["a", "7", "z"], [[2, 0, 1], [], [1]], [[0.1, 1 / 3, -7.0], [], [2.5]])
 
 
@@ -55,7 +55,7 @@ def test_atlas_own_data_is_read_by_place_with_a_target_for_answers(tmp_path):
         [{"question": "who", "answers": ["A"], "target": "B", "passages": passages}, {"question": "why", "target": "B"}],
     )
     queries = read_queries(source)
-    assert queries == [Query("q0", "who", ("A",)), Query("q1", "why", ("B",))]
+    assert queries == [Query("q0", "who", ("A",), "B"), Query("q1", "why", ("B",))]
     run = read_candidates(lines(tmp_path / "first.jsonl", [{"question": "who", "passages": passages}]), queries, CORPUS)
     assert CORPUS.ids(run.of("q0")[0]) == ["c", "12"]
 
@@ -76,6 +76,7 @@ def test_fids_label_file_is_read_and_written_back_with_its_numbers(tmp_path, as_
     assert read_qrels(str(path)).grades["a"] == {"c": 1, "b": 0, "12": 0}
     write_fid_json(run, CORPUS, QUERIES, tmp_path / "again.json", labels_as_score=True)
     (again,) = json.loads((tmp_path / "again.json").read_text())
+    assert again | {"ctxs": ctxs} == record
     assert [ctx["id"] for ctx in again["ctxs"]] == ["12", "c", "b"]  # as FiD's readers sort them
     assert all(isinstance(ctx["score"], float) for ctx in again["ctxs"])
     assert same(read_candidates(str(tmp_path / "again.json"), QUERIES[:1], CORPUS), run)

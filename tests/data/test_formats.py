@@ -1,6 +1,8 @@
 """Formats: each is recognised by its content under a name that says nothing, and broken lines are named."""
 
 import gzip
+import json
+import re
 
 import datasets
 import pyarrow as pa
@@ -125,6 +127,35 @@ def test_a_path_that_does_not_exist_suggests_its_neighbour(tmp_path):
 def test_a_malformed_line_is_named(tmp_path, content, line):
     path = written(tmp_path / "data.bin", content)
     with pytest.raises(ValueError, match=rf"data\.bin:{line}: .*expected "):
+        list(read_rows(str(path), "corpus"))
+
+
+@pytest.mark.parametrize(
+    ("articles", "place"),
+    [
+        ([5], "article 1: 5,"),
+        ([{"paragraphs": []}, {"title": "T"}], "article 2: no column 'paragraphs'"),
+        ([{"paragraphs": "p"}], "article 1: paragraphs are 'p',"),
+        ([{"paragraphs": ["p"]}], "article 1, paragraph 1: 'p',"),
+        ([{"paragraphs": [{"context": "c"}, {"qas": []}]}], "article 1, paragraph 2: no column 'context'"),
+        ([{"paragraphs": [{"context": "c", "qas": {"id": 1}}]}], "article 1, paragraph 1: questions are {'id': 1},"),
+        ([{"paragraphs": [{"context": "c", "qas": ["who"]}]}], "article 1, paragraph 1, question 1: 'who',"),
+        ([{"paragraphs": [{"context": "c", "qas": [{"answers": "me"}]}]}], "paragraph 1, question 1: answers are 'me',"),
+        ([{"paragraphs": [{"context": "c", "qas": [{"answers": ["me"]}]}]}], "question 1, answer 1: 'me',"),
+        ([{"paragraphs": [{"context": "c", "qas": [{"answers": [{}]}]}]}], "question 1, answer 1: no column 'text'"),
+    ],
+)
+def test_what_is_malformed_in_squad_is_named_with_its_place(tmp_path, articles, place):
+    path = written(tmp_path / "squad.json", json.dumps({"data": articles, "paragraphs": "of each article"}))
+    with pytest.raises(ValueError, match=rf"squad\.json, .*{re.escape(place)}"):
+        list(read_rows(str(path), "queries"))
+
+
+def test_a_broken_parquet_file_is_named(tmp_path):
+    path = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table({"id": [1, 2], "text": ["snow", "ice"]}), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"corpus\.parquet: .*; expected a whole parquet file"):
         list(read_rows(str(path), "corpus"))
 
 

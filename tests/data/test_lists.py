@@ -107,7 +107,12 @@ def test_queries_without_ids_are_matched_by_place_and_checked_by_text(tmp_path):
     [
         ("a Q0 p1 1 2 n\nb Q0 p9 1 2 n\n", r"data:2: passage id 'p9' is not in the corpus"),
         ("a Q0 p1 1 nan n\n", r"data:1: score is 'nan', expected a finite"),
-        ("a Q0 p1 1 2 n\na Q0 p1 2 1 n\n", r"data: run 'n'.*query 'a'.*twice"),
+        (
+            "a Q0 p1 1 2 n\na Q0 p1 2 1 n\n",
+            r"data:2: query 'a' lists passage 'p1' a second time, first at .*data:1, .*drop one",
+        ),
+        ("b Q0 p0 1 2 n\na Q0 p1 1 2 n\nb Q0 p1 2 1 n\nb Q0 p0 3 0 n\n", r"data:4: query 'b' lists passage 'p0' .*data:1"),
+        ('{"id": "a", "ctxs": [{"id": "p1"}, {"id": "p1"}]}\n', r"data:1, candidate 2: query 'a' lists passage 'p1'"),
         ("x Q0 p1 1 2 n\n", r"data lists passages for none of the 3 queries"),
         ('{"id": "a", "ctxs": [{"id": "p1", "score": 1}, {"id": "p2"}]}\n', r"data:1: 1 of 2 candidates have a score"),
         ('{"id": "a", "ctxs": [{"title": "p1"}]}\n', r"data:1, candidate 1: no column 'id'"),

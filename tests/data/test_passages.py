@@ -86,6 +86,17 @@ def test_candidates_with_one_id_and_two_texts_are_refused(tmp_path):
         list(read_corpus(str(tmp_path / "fid")))
 
 
+def test_an_id_that_stands_twice_is_refused_with_both_places_after_the_last_passage(tmp_path):
+    (tmp_path / "corpus").write_text(lines({"id": i, "text": f"text {i}"} for i in (7, 8, 9, 8, 9, 8)))
+    passages = read_corpus(str(tmp_path / "corpus"))
+    assert [next(passages).id for _ in range(6)] == ["7", "8", "9", "8", "9", "8"]
+    message = (
+        r"corpus:4: passage id '8' appears several times .*, first at .*corpus:2 \(repeated ids: 2\): every passage needs"
+    )
+    with pytest.raises(ValueError, match=message):
+        next(passages)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -93,7 +104,9 @@ def test_candidates_with_one_id_and_two_texts_are_refused(tmp_path):
         ('{"id": 1, "txet": "a"}\n', r"data:1: no column 'text' or .*found 'id', 'txet' \(did you mean 'txet'\?\)"),
         ("id\ttxt\n1\ta\n", r"data:2: no column 'text' or .*did you mean 'txt'"),
         ('{"text": "a"}\n', r"data:1: no column 'id' or '_id'"),
-        ('{"ctxs": ["a"]}\n', r"data:1: candidates are .*expected a list of objects"),
+        ('{"id": 1, "text": null}\n', r"data:1: 'text' is there but empty \(null\), expected a value: fill it"),
+        ('{"ctxs": "a"}\n', r"data:1: candidates are .*expected a list of objects"),
+        ('{"ctxs": ["a"]}\n', r"data:1, candidate 1: 'a', expected an object"),
         ("id\ttext\ttitle\n", r"data holds no passages"),
         ("[]", r"data holds no passages"),
         ("q1 0 p1 1\n", r"data:1: no column 'text'"),

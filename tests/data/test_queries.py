@@ -22,7 +22,7 @@ def lines(records):
     "content",
     [
         lines({"_id": r["id"], "text": r["question"], "answers": r["answers"]} for r in RECORDS),
-        lines({**r, "target": "me", "ctxs": [{"id": "1", "text": "t"}]} for r in RECORDS),
+        lines({**r, "target": "", "ctxs": [{"id": "1", "text": "t"}]} for r in RECORDS),
         json.dumps([{**r, "ctxs": []} for r in RECORDS], indent=2),
         lines({"qid": r["id"], "query": r["question"], "answer": r["answers"]} for r in RECORDS),
         'qid,Question,Answers\na,"Who, me?","[""me"", ""I, too""]"\nb,"Why ""so""?",so\n',
@@ -84,6 +84,21 @@ def test_ms_marco_queries_have_no_answers(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("given", "answers", "target"),
+    [
+        ({"answers": ["a", "b"], "target": "b"}, ("a", "b"), "b"),
+        ({"answers": [], "target": "b"}, (), "b"),
+        ({"answers": ["a"], "target": None}, ("a",), None),
+        ({"target": "b"}, ("b",), None),
+    ],
+    ids=str,
+)
+def test_fids_target_is_kept_beside_the_answers_and_is_the_answer_where_it_is_alone(tmp_path, given, answers, target):
+    (tmp_path / "data").write_text(lines([{"question": "who", **given}]))
+    assert read_queries(str(tmp_path / "data")) == [Query("q0", "who", answers, target)]
+
+
+@pytest.mark.parametrize(
     ("cell", "answers"),
     [
         ("[1999, 'x']", ("1999", "x")),
@@ -131,6 +146,12 @@ def test_dev_and_validation_are_one_split(tmp_path):
         (lines([{"qestion": "a"}]), r"data:1: no column 'question'.*did you mean 'qestion'"),
         (lines([{"question": ""}]), r"data:1: empty question"),
         (lines([{"question": "a", "answers": ["b", ""]}]), r"data:1: empty answer"),
+        (
+            lines([{"question": "a", "answer": ["b", None]}]),
+            r"data:1: 'answer' is there but empty \(null\), expected a value",
+        ),
+        (lines([{"question": "a", "answers": ["b"], "target": ["b"]}]), r"data:1: target is \['b'\], expected a string"),
+        (lines([{"question": "a", "answers": {"text": [["b"]]}}]), r"data:1: answer is \['b'\], expected a string"),
         ("question,answer\n", r"data holds no queries"),
     ],
 )

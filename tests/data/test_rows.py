@@ -2,9 +2,11 @@
 
 import gzip
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from retort.data.rows import Row, read_lines
+from retort.data.rows import Row, open_parquet, read_lines
 
 
 def test_a_byte_order_mark_is_dropped_and_line_ends_are_kept(tmp_path):
@@ -26,6 +28,22 @@ def test_a_cut_gzip_file_is_refused(tmp_path):
         list(read_lines(path))
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [lambda b: b[:-9], lambda b: b[:6], lambda b: b[:900] + bytes(300) + b[1200:]],
+    ids=["cut", "tiny", "overwritten"],
+)
+def test_a_parquet_file_that_is_not_whole_is_named(tmp_path, broken):
+    path = tmp_path / "broken.parquet"
+    pq.write_table(pa.table({"id": [f"p{i}" for i in range(1000)]}), path)
+    path.write_bytes(broken(path.read_bytes()))
+    with (
+        pytest.raises(ValueError, match=r"broken\.parquet: .*; expected a whole parquet file: fetch"),
+        open_parquet(path) as file,
+    ):
+        file.read()
+
+
 def test_a_line_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes(b"good\ncaf\xe9\n")
@@ -37,6 +55,27 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path):
 def test_a_string_is_refused_unless_it_says_something(value):
     with pytest.raises(ValueError, match=r"^here:3: "):
         Row({"text": value}, "here:3").string(("text",))
+
+
+@pytest.mark.parametrize(("names", "said"), [(("text",), "'text'"), (("text", "contents"), "'text' and 'contents'")])
+def test_a_column_without_a_value_is_told_from_one_that_is_missing(names, said):
+    row = Row(dict.fromkeys(names), "here:3")
+    with pytest.raises(ValueError, match=rf"^here:3: {said} is there but empty \(null\), expected a value: fill it$"):
+        row.need((*names, "passage"))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a", r"^here:3: passages are 'a', expected a list of objects"),
+        ({"id": 1}, r"^here:3: passages are {'id': 1}, expected a list of objects"),
+        ([{"id": 1}, 5], r"^here:3, passage 2: 5, expected an object with named values"),
+        (None, r"^here:3: 'of' is there but empty"),
+    ],
+)
+def test_a_list_of_objects_is_refused_where_it_is_none(value, message):
+    with pytest.raises(ValueError, match=message):
+        Row({"of": value}, "here:3").objects(("of",), "passage")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", float("nan"), "high"])

@@ -265,12 +265,44 @@ def test_a_run_of_a_larger_corpus_or_of_other_queries_is_refused(tmp_path):
         ("1 0 10 1\n", r"kd:1: a grade of TREC qrels, expected a teacher's score"),
         ("1.0\t2.0\t1\t10\t11\n1.0\t2.0\t1\t10\n", r"kd:2: 4 fields, expected 5"),
         ('{"query_id": "1", "positives": {"doc_id": ["10"]}, "negatives": {"doc_id": []}}\n', r"no column 'score'"),
+        ('["q0", "p0", "p1"]\n', r'kd:1: .*"p0", "p1".*, expected \[query, \[passage, score\], ...\]: triples'),
+        ('[1, {"10": 1.0}]\n', r"kd:1: .* expected \[query, "),
+        ("[1, [10, 1.0, 2.0]]\n", r"kd:1: .* expected \[query, "),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_named(tmp_path, content, message):
     (tmp_path / "kd").write_text(content)
     with pytest.raises(ValueError, match=message):
         read_scores(str(tmp_path / "kd"), QUERIES, CORPUS)
+
+
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [
+        (5, r"kd:1: positives are 5, expected a list of objects"),
+        (["10"], r"kd:1, positive 1: '10', expected an object with named values"),
+        ([{"docid": "10", "score": 1.0}, None], r"kd:1, positive 2: None, expected an object"),
+        ([{"score": 1.0}], r"kd:1, positive 1: no column 'docid' or 'doc_id'"),
+        ([{"docid": "10", "score": None}], r"kd:1, positive 1: 'score' is there but empty"),
+        ({"doc_id": 10, "score": [1.0]}, r"kd:1, positives: doc_id is 10, expected a list"),
+        ({"doc_id": "10", "score": [1.0]}, r"kd:1, positives: doc_id is 10, expected a list"),
+        ({"doc_id": [10], "score": 1.0}, r"kd:1, positives: score is 1.0, expected a list"),
+        ({"doc_id": [["10"]], "score": [1.0]}, r"kd:1, positives: \['10'\] as an id"),
+    ],
+    ids=str,
+)
+def test_what_is_malformed_in_a_side_of_simlm_or_tevatron_is_named(tmp_path, side, message):
+    (tmp_path / "kd").write_text(lines([{"query_id": "1", "positives": side, "negatives": []}]))
+    with pytest.raises(ValueError, match=message):
+        read_scores(str(tmp_path / "kd"), QUERIES, CORPUS)
+
+
+@pytest.mark.parametrize("broken", [lambda b: b[:-9], lambda b: b[:40] + bytes(20) + b[60:]], ids=["cut", "overwritten"])
+def test_a_run_whose_file_is_not_whole_is_named(tmp_path, broken):
+    RUN.write(tmp_path / "run.parquet")
+    (tmp_path / "run.parquet").write_bytes(broken((tmp_path / "run.parquet").read_bytes()))
+    with pytest.raises(ValueError, match=r"run\.parquet: .*; expected a whole parquet file"):
+        read_scores(str(tmp_path / "run.parquet"), QUERIES, CORPUS)
 
 
 def test_a_path_that_is_not_there_is_told_with_its_neighbour(tmp_path):

@@ -24,7 +24,7 @@ PASSAGES = [
     )
 ]
 CORPUS = Corpus.from_passages(PASSAGES)
-QUERIES = [Query("a", ' "who"\n\u2028 ', ("U.S.", "[x]")), Query("b", "why", ()), Query("c", "how", ("漢",))]
+QUERIES = [Query("a", ' "who"\n\u2028 ', ("U.S.", "[x]"), "[x]"), Query("b", "why", ()), Query("c", "how", ("漢",), " ünï")]
 
 
 def drawn(name, seed=0):

@@ -69,7 +69,23 @@ __all__ = [
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML as people write it: 1e-4 is a number (YAML 1.1 wants 1.0e-4 and reads a string)."""
+    """YAML as people write it: 1e-4 is a number (YAML 1.1 wants 1.0e-4 and reads a string).
+
+    A key that stands twice is refused, as the standard asks; PyYAML alone would take the last and drop the others.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 (types-PyYAML has it wrong)
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(
+                    f"key `{key.value}` stands in line {lines[key.value]} and again in line {line}, expected each key once: "
+                    "join the two"
+                )
+            lines[key.value] = line
+        return node
 
 
 _Yaml.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))

@@ -2,6 +2,7 @@
 
 from retort.data.fingerprint import fingerprint
 from retort.data.formats import check_source
+from retort.data.kd_sets import write_colbert, write_flag_embedding, write_id_tables, write_tevatron
 from retort.data.lists import read_candidates, read_qrels
 from retort.data.passages import read_corpus
 from retort.data.queries import read_queries
@@ -17,7 +18,11 @@ __all__ = [
     "read_queries",
     "read_scores",
     "write_beir",
+    "write_colbert",
     "write_fid_json",
+    "write_flag_embedding",
+    "write_id_tables",
+    "write_tevatron",
     "write_trec_qrels",
     "write_trec_run",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from retort.data.writers import answers_of
 from retort.records import Corpus, Passage, Query, Run
 
 NONE = (np.empty(0, np.int32), np.empty(0, np.float32))
@@ -20,9 +21,10 @@ def write_atlas_passages(corpus: Iterable[Passage], path: Path) -> None:
 def write_atlas_data(
     queries: Sequence[Query], path: Path, *, candidates: Run | None = None, corpus: Corpus | None = None
 ) -> None:
-    """Lines {id, question, answers}, and with `candidates` of `corpus` their passages {id, title, text, score}, best first.
+    """Lines {id, question, answers, target?}, and with `candidates` of `corpus` passages {id, title, text, score}.
 
-    A question that the Run does not hold has no passages. ValueError: candidates without their corpus.
+    The passages stand best first, and a question that the Run does not hold has none.
+    ValueError: candidates without their corpus.
     """
     if candidates is not None and corpus is None:
         raise ValueError(f"candidates {candidates.name!r} come without a corpus, expected the one whose rows they name")
@@ -30,7 +32,7 @@ def write_atlas_data(
 
 
 def _record(query: Query, candidates: Run | None, corpus: Corpus | None) -> dict[str, Any]:
-    record = {"id": query.id, "question": query.text, "answers": query.answers}
+    record = {"id": query.id, "question": query.text, **answers_of(query)}
     if candidates is None or corpus is None:
         return record
     rows, scores = candidates.of(query.id) if query.id in candidates else NONE

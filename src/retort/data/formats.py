@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-import pyarrow.parquet as pq
 
 import retort.data.docstrings as docstrings
 from retort.data.ms_marco import NUMBERS, RANKING_COLUMNS, TOP, TOP_COLUMNS, counts_up, triple_rows
 from retort.data.prose import ENDINGS, section_rows
-from retort.data.rows import COLUMNS, PARAGRAPH, SPLITS, Row, Value, open_bytes, read_lines
+from retort.data.rows import COLUMNS, PARAGRAPH, SPLITS, Row, Value, open_bytes, open_parquet, read_lines
 
 BUILDERS = {"docstrings": docstrings}  # sets that code makes: the source is the word, or word:specification
 HEAD_BYTES = 1 << 16  # what a format is recognised by
@@ -121,7 +120,7 @@ def json_rows(path: Path) -> Iterator[Row]:
     """JSON lines, streamed."""
     for number, line in read_lines(path):
         if line.strip():
-            yield _json_row(_json(line.strip(), path, number), f"{path}:{number}")
+            yield Row.of(_json(line.strip(), path, number), f"{path}:{number}")
 
 
 def list_rows(path: Path) -> Iterator[Row]:
@@ -139,20 +138,21 @@ def list_rows(path: Path) -> Iterator[Row]:
             value, at = json.JSONDecoder().raw_decode(text, start)
         except json.JSONDecodeError as error:
             raise _malformed(path, error.lineno, error) from error
-        yield _json_row(value, f"{path}:{number}")
+        yield Row.of(value, f"{path}:{number}")
         number += text.count("\n", start, at)
 
 
 def squad_rows(path: Path) -> Iterator[Row]:
     """One row for each question of a SQuAD file, in the columns that its Hugging Face twin has."""
     whole = _json("".join(line for _, line in read_lines(path)), path, 1)
-    for number, article in enumerate(whole["data"], start=1):
-        where = f"{path}, article {number}"
-        for paragraph in Row(article, where).need(("paragraphs",)):
-            shared = {"title": article.get("title", ""), "context": Row(paragraph, where).need(PARAGRAPH)}
-            for question in paragraph.get("qas") or [{}]:  # a paragraph without questions is a passage all the same
-                texts = [Row(answer, where).need(("text",)) for answer in question.get("answers", ())]
-                yield Row({**shared, **question, "answers": {"text": texts}}, where)
+    for article in Row.of(whole, str(path)).objects(("data",), "article"):
+        for paragraph in article.objects(("paragraphs",), "paragraph"):
+            shared = {"title": article.get(("title",)), "context": paragraph.need(PARAGRAPH)}
+            questions = [] if paragraph.get(("qas",)) is None else paragraph.objects(("qas",), "question")
+            for question in questions or [Row({}, paragraph.where)]:  # without questions it is a passage all the same
+                answers = [] if question.get(("answers",)) is None else question.objects(("answers",), "answer")
+                texts = [answer.need(("text",)) for answer in answers]
+                yield Row({**shared, **question.values, "answers": {"text": texts}}, question.where)
 
 
 def table_rows(path: Path, delimiter: str, names: Sequence[str] = ()) -> Iterator[Row]:
@@ -188,9 +188,10 @@ def split_rows(path: Path, columns: tuple[str, ...], separator: str | None) -> I
 
 def parquet_rows(path: Path) -> Iterator[Row]:
     """The rows of a parquet file, one batch in memory at a time."""
-    batches = pq.ParquetFile(path).iter_batches(batch_size=1_000)
-    for number, values in enumerate((values for batch in batches for values in batch.to_pylist()), start=1):
-        yield Row(values, f"{path}, row {number}")
+    with open_parquet(path) as file:
+        batches = file.iter_batches(batch_size=1_000)
+        for number, values in enumerate((values for batch in batches for values in batch.to_pylist()), start=1):
+            yield Row(values, f"{path}, row {number}")
 
 
 def dataset_rows(path: Path) -> Iterator[Row]:
@@ -286,12 +287,6 @@ def _json(text: str, path: Path, number: int) -> Value:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise _malformed(path, number + error.lineno - 1, error) from error
-
-
-def _json_row(value: Value, where: str) -> Row:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: {value!r:.60}, expected a JSON object with named values: correct it")
-    return Row(value, where)
 
 
 def _malformed(path: Path, number: int, error: json.JSONDecodeError) -> ValueError:

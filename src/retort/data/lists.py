@@ -62,11 +62,15 @@ def read_candidates(source: str, queries: Sequence[Query], corpus: Corpus) -> Ru
     if not known:
         raise ValueError(f"{source} lists passages for none of the {len(queries)} queries: compare the query ids")
     rows = _rows(known, corpus)
+    listed = {query_id: rows[np.asarray(place, np.int32)] for query_id, place in places.items()}
+    for query_id, found in listed.items():
+        if len(np.unique(found)) < len(found):
+            _refuse_twice(source, query_id)
     try:
         return Run.build(
             name or Path(source).name.split(".")[0],
             list(texts),
-            [rows[np.asarray(place, np.int32)] for place in places.values()],
+            list(listed.values()),
             [np.asarray(score, np.float32) for score in scores.values()],
         )
     except ValueError as error:
@@ -102,13 +106,31 @@ def _check_question(query_id: str, row: Row, text: str) -> None:
 def _scored(row: Row, before: int) -> Iterator[tuple[str, float]]:
     """Passage ids and scores of a row, behind `before` others of its query: one of a ranking, all of a list."""
     alone = row.get(CANDIDATES) is None
-    listed = [row] if alone else row.candidates()
+    listed = _listed(row)
     scored = [candidate.get(SCORE) is not None for candidate in listed]
     if any(scored) and not all(scored):
         raise ValueError(f"{row.where}: {sum(scored)} of {len(scored)} candidates have a score, expected all or none")
     start = _rank(row) if alone and not all(scored) else None
     for rank, candidate in enumerate(listed, start=start or before + 1):
         yield candidate.string(PASSAGE_ID), candidate.number(SCORE) if all(scored) else 1 / rank
+
+
+def _listed(row: Row) -> list[Row]:
+    """What a row lists: its candidates, or itself in a ranking."""
+    return [row] if row.get(CANDIDATES) is None else row.candidates()
+
+
+def _refuse_twice(source: str, query_id: str) -> None:
+    """ValueError for a query that lists a passage twice; both places are found by reading the source again."""
+    first: dict[str, str] = {}
+    for candidate in (c for i, row in identified(read_rows(source, "candidates")) if i == query_id for c in _listed(row)):
+        passage_id = candidate.string(PASSAGE_ID)
+        if passage_id in first:
+            raise ValueError(
+                f"{candidate.where}: query {query_id!r} lists passage {passage_id!r} a second time, first at "
+                f"{first[passage_id]}, expected each passage once: drop one of the two"
+            )
+        first[passage_id] = candidate.where
 
 
 def _rank(row: Row) -> int | None:

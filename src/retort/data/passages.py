@@ -1,6 +1,9 @@
-"""A corpus out of anything that `formats.py` recognises. Ids that stand twice are found by `Corpus`, not here."""
+"""A corpus out of anything that `formats.py` recognises."""
 
+from array import array
 from collections.abc import Iterable, Iterator
+
+import numpy as np
 
 from retort.data.formats import BUILDERS, read_rows
 from retort.data.prose import cut
@@ -12,12 +15,13 @@ def read_corpus(source: str, *, words: int = 100) -> Iterator[Passage]:
     """The passages of `source`, streamed in its order; prose is cut into at most `words` words at sentence ends.
 
     Candidates (FiD, DPR, Atlas) give their distinct passages, SQuAD its distinct paragraphs, called p0, p1, ...
-    ValueError: nothing found, a passage without id or text, one id with two texts among candidates.
+    ValueError: nothing found, a passage without id or text, one id with two texts among candidates; after the last passage,
+    an id that stands twice.
     """
     builder, _, specification = source.partition(":")
     if builder in BUILDERS:
         return BUILDERS[builder].passages(specification)
-    return _passages(read_rows(source, "corpus"), source, words)
+    return _distinct(read_rows(source, "corpus"), source, words)
 
 
 def paragraph_id(row: Row, known: dict[tuple[str, str], str]) -> str:
@@ -25,8 +29,27 @@ def paragraph_id(row: Row, known: dict[tuple[str, str], str]) -> str:
     return known.setdefault((str(row.get(TITLE) or ""), row.string(PARAGRAPH)), f"p{len(known)}")
 
 
-def _passages(rows: Iterable[Row], source: str, words: int) -> Iterator[Passage]:
-    """Passages by what a row holds: candidates, prose, a text, or a paragraph with a question."""
+def _distinct(rows: Iterable[Row], source: str, words: int) -> Iterator[Passage]:
+    """The passages in `rows`. Of their ids 8 bytes each are held; only where some are equal the source is read again."""
+    hashes = array("q")
+    for passage, _ in _passages(rows, source, words):
+        hashes.append(hash(passage.id))
+        yield passage
+    ordered = np.sort(hashes)
+    twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    first: dict[str, str] = {}
+    for passage, where in _passages(read_rows(source, "corpus"), source, words) if twice else ():
+        if passage.id in first:
+            raise ValueError(
+                f"{where}: passage id {passage.id!r} appears several times in the corpus, first at {first[passage.id]} "
+                f"(repeated ids: {len(twice)}): every passage needs an id of its own"
+            )
+        if hash(passage.id) in twice:
+            first[passage.id] = where
+
+
+def _passages(rows: Iterable[Row], source: str, words: int) -> Iterator[tuple[Passage, str]]:
+    """Passages by what a row holds (candidates, prose, a text, or a paragraph with a question), and where each stands."""
     texts: dict[str, int] = {}
     paragraphs: dict[tuple[str, str], str] = {}
     empty = True
@@ -43,7 +66,7 @@ def _passages(rows: Iterable[Row], source: str, words: int) -> Iterator[Passage]
         else:
             found = [_passage(row)]
         empty = empty and not found
-        yield from found
+        yield from ((passage, row.where) for passage in found)
     if empty:
         raise ValueError(f"{source} holds no passages, expected at least one: look at what wrote it")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retort.data.formats import BUILDERS, is_beir, qrels_files, read_rows
-from retort.data.rows import ANSWERS, PARAGRAPH, QUERY_ID, QUESTION, SPLITS, Row, Value
+from retort.data.rows import ANSWERS, PARAGRAPH, QUERY_ID, QUESTION, SPLITS, TARGET, Row, Value
 from retort.records import Query
 
 
@@ -54,19 +54,27 @@ def identified(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
 
 def _found(query_id: str, row: Row) -> _Found:
     split = str(row.get(("split",)) or "")
-    return _Found(Query(query_id, row.string(QUESTION), _answers(row)), SPLITS.get(split, split), row.where)
+    query = Query(query_id, row.string(QUESTION), _answers(row), _target(row))
+    return _Found(query, SPLITS.get(split, split), row.where)
 
 
 def _answers(row: Row) -> tuple[str, ...]:
     """The answers of a row: a list, one alone, SQuAD's {"text": [...]} (each once), or a list written as a string."""
-    value = row.get(ANSWERS)
-    if isinstance(value, dict):
-        value = list(dict.fromkeys(Row(value, row.where).need(("text",))))
+    value = row.get(ANSWERS + TARGET)
+    once = isinstance(value, dict)
+    if once:
+        value = Row(value, row.where).need(("text",))
     if isinstance(value, str):
         value = _listed(value)
     if not isinstance(value, list):
         value = [] if value is None else [value]
-    return tuple(Row({"answer": answer}, row.where).string(("answer",)) for answer in value)
+    answers = [Row({"answer": answer}, row.where).string(("answer",)) for answer in value]
+    return tuple(dict.fromkeys(answers) if once else answers)
+
+
+def _target(row: Row) -> str | None:
+    """FiD's target beside the answers; None where there is none, where its cell is empty, or where it is the only answer."""
+    return row.string(TARGET) if row.get(ANSWERS) is not None and row.get(TARGET) not in (None, "") else None
 
 
 def _listed(cell: str) -> list[Value]:

@@ -1,4 +1,7 @@
-"""Rows: what every format comes down to, named values with the place that an error can name. No format is known here."""
+"""Rows: what every format comes down to, named values with the place that an error can name.
+
+Files are opened here so that a broken one is named; what their rows look like is not known here.
+"""
 
 import difflib
 import gzip
@@ -11,11 +14,15 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 # The column names that are understood: the first that holds a value wins. A file may have any others beside them.
 QUERY_ID = ("id", "_id", "qid", "query_id", "query-id")
 PASSAGE_ID = ("id", "_id", "docid", "doc_id", "pid", "passage_id", "corpus_id", "corpus-id")
 QUESTION = ("question", "query", "text")
-ANSWERS = ("answers", "answer", "target")
+ANSWERS = ("answers", "answer")
+TARGET = ("target",)  # FiD and Atlas: what a reader is trained to say; the only answer where there are no others
 TEXT = ("text", "contents", "passage")
 TITLE = ("title",)
 CANDIDATES = ("ctxs", "passages")  # FiD and DPR; Atlas
@@ -25,7 +32,7 @@ SCORE = ("score",)
 RANK = ("rank",)
 GRADE = ("score", "grade", "relevance", "label")
 SPLITS = {"validation": "dev", "valid": "dev", "val": "dev"}  # other words for one of our splits
-COLUMNS = frozenset(QUERY_ID + PASSAGE_ID + QUESTION + ANSWERS + TEXT + TITLE + PARAGRAPH + GRADE)
+COLUMNS = frozenset(QUERY_ID + PASSAGE_ID + QUESTION + ANSWERS + TARGET + TEXT + TITLE + PARAGRAPH + GRADE)
 
 
 Value = Any  # whatever JSON or Arrow holds; `Row.string` and its like check it
@@ -37,6 +44,13 @@ class Row:
 
     values: Mapping[str, Value]
     where: str
+
+    @classmethod
+    def of(cls, value: Value, where: str) -> "Row":
+        """The row that a value spells. ValueError where it is no object with named values."""
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: {value!r:.60}, expected an object with named values: correct it")
+        return cls(value, where)
 
     def get(self, names: Sequence[str]) -> Value:
         """The first value among the columns `names`; None where there is none."""
@@ -54,15 +68,16 @@ class Row:
         ValueError: data:1: no column 'text' or 'contents', found '_id', 'txt' (did you mean 'txt'?): rename it or fill it
         """
         value = self.get(names)
-        if value is None:
-            near = [column for column in self.values if difflib.get_close_matches(column, names, 1)]
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            found = ", ".join(map(repr, self.values)) or "nothing"
-            lack = "no value in" if any(name in self.values for name in names) else "no column"
-            raise ValueError(
-                f"{self.where}: {lack} {' or '.join(map(repr, names))}, found {found}{hint}: rename it or fill it"
-            )
-        return value
+        if value is not None:
+            return value
+        if empty := [repr(name) for name in names if name in self.values]:
+            raise ValueError(f"{self.where}: {' and '.join(empty)} is there but empty (null), expected a value: fill it")
+        near = [column for column in self.values if difflib.get_close_matches(column, names, 1)]
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        found = ", ".join(map(repr, self.values)) or "nothing"
+        raise ValueError(
+            f"{self.where}: no column {' or '.join(map(repr, names))}, found {found}{hint}: rename it or fill it"
+        )
 
     def string(self, names: Sequence[str]) -> str:
         """The needed value as a string; a number becomes one. ValueError where it is empty or anything else."""
@@ -88,10 +103,14 @@ class Row:
 
     def candidates(self) -> list["Row"]:
         """The passages listed in this row, in their order. ValueError where they are not a list of objects."""
-        listed = self.need(CANDIDATES)
-        if not isinstance(listed, list) or not all(isinstance(values, dict) for values in listed):
-            raise ValueError(f"{self.where}: candidates are {listed!r:.60}, expected a list of objects: correct it")
-        return [Row(values, f"{self.where}, candidate {rank}") for rank, values in enumerate(listed, start=1)]
+        return self.objects(CANDIDATES, "candidate")
+
+    def objects(self, names: Sequence[str], kind: str) -> list["Row"]:
+        """The objects in the needed list, each placed by `kind` and number. ValueError where it is no list of objects."""
+        listed = self.need(names)
+        if not isinstance(listed, list):
+            raise ValueError(f"{self.where}: {kind}s are {listed!r:.60}, expected a list of objects: correct it")
+        return [Row.of(value, f"{self.where}, {kind} {number}") for number, value in enumerate(listed, start=1)]
 
 
 @contextmanager
@@ -104,6 +123,17 @@ def open_bytes(path: Path) -> Iterator[BufferedIOBase]:
             yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: {error}, expected a whole gzip file: fetch it again") from error
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """A parquet file. ValueError where it, or what is read of it meanwhile, is not whole."""
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: {said}; expected a whole parquet file: fetch or write it again") from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

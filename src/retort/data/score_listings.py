@@ -130,9 +130,9 @@ def _side(row: Row, name: str) -> tuple[list[Id], list[Value]]:
     side = row.need((name,))
     if isinstance(side, dict):
         columns = Row(side, f"{row.where}, {name}")
-        ids = columns.need(("doc_id", "docid"))
-        return _ids(ids, columns), list(columns.need(SCORE)) if ids else []
-    listed = [Row(values, f"{row.where}, {name}") for values in side]
+        ids = _list(columns, "doc_id", "docid")
+        return _ids(ids, columns), _list(columns, *SCORE) if ids else []
+    listed = row.objects((name,), name.removesuffix("s"))
     return _ids([each.need(("docid", "doc_id")) for each in listed], row), [each.need(SCORE) for each in listed]
 
 
@@ -160,8 +160,10 @@ def _colbert(path: Path) -> Iterator[Listing]:
         where = f"{path}:{number}"
         try:
             query, *pairs = json.loads(line)
-            ids, scores = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        except (ValueError, TypeError, IndexError) as error:
+            if not all(isinstance(pair, list) for pair in pairs):  # a string of two would unpack as well
+                raise TypeError("no pairs")
+            ids, scores = [passage for passage, _ in pairs], [score for _, score in pairs]
+        except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{where}: {line.strip()!r:.80}, expected [query, [passage, score], ...]: triples of ids hold no scores"
             ) from error
@@ -210,14 +212,14 @@ def _opening(path: Path) -> bytes:
         return file.readline(1 << 16)
 
 
-def _list(row: Row, name: str) -> list[Value]:
-    """A list, also where it is written as a string, as in some published sets."""
-    value = row.need((name,))
+def _list(row: Row, *names: str) -> list[Value]:
+    """The needed list, also where it is written as a string, as in some published sets."""
+    value = row.need(names)
     if isinstance(value, str):
         with contextlib.suppress(ValueError, SyntaxError):
             value = ast.literal_eval(value)
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{row.where}: {name} is {value!r:.60}, expected a list: correct it")
+        raise ValueError(f"{row.where}: {names[0]} is {value!r:.60}, expected a list: correct it")
     return list(value)
 
 

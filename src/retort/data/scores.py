@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int8, Int32
 
 from retort.data.formats import check_source
+from retort.data.rows import open_parquet
 from retort.data.score_listings import Listing, listings
 from retort.records import Corpus, Passage, Qrels, Query, Run
 
@@ -60,7 +60,9 @@ def read_scores(source: str, queries: Sequence[Query], corpus: Corpus) -> Teache
     if not source.startswith("hf:"):
         check_source(source)
     if path.is_file() and _is_run(path):
-        return _of_run(Run.read(path), source, queries, corpus)
+        with open_parquet(path):
+            run = Run.read(path)
+        return _of_run(run, source, queries, corpus)
     found = _Found(queries)
     for listing in listings(source):
         found.add(listing)
@@ -177,7 +179,8 @@ def _is_run(path: Path) -> bool:
     with path.open("rb") as file:
         if file.read(4) != b"PAR1":
             return False
-    schema = pq.read_schema(path)
+    with open_parquet(path) as file:
+        schema = file.schema_arrow
     return schema.names == ["query", "passages", "scores"] and b"name" in (schema.metadata or {})
 
 

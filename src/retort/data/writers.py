@@ -32,7 +32,7 @@ def write_trec_qrels(qrels: Qrels, path: Path) -> None:
 
 
 def write_fid_json(run: Run, corpus: Corpus, queries: Sequence[Query], path: Path, labels_as_score: bool = False) -> None:
-    """FiD/DPR data `{id, question, answers, ctxs}` of the Run's queries, a list in .json, one a line in .jsonl.
+    """FiD/DPR data `{id, question, answers, target?, ctxs}` of the Run's queries, a list in .json, one a line in .jsonl.
 
     The ctxs stand in the Run's order, with `has_answer` where the query has answers (DPR's rule, on the text alone).
     Scores are strings as FiD's retrieval script writes them, or with `labels_as_score` numbers as its label script does.
@@ -52,13 +52,18 @@ def write_fid_json(run: Run, corpus: Corpus, queries: Sequence[Query], path: Pat
         file.write(end)
 
 
+def answers_of(query: Query) -> dict[str, Any]:
+    """The columns of a query's answers: `answers`, and FiD's `target` where it has one."""
+    return {"answers": query.answers} | ({} if query.target is None else {"target": query.target})
+
+
 def write_beir(
     folder: Path,
     corpus: Corpus,
     queries_by_split: Mapping[str, Sequence[Query]],
     qrels_by_split: Mapping[str, Qrels],
 ) -> None:
-    """A BEIR folder: corpus.jsonl, queries.jsonl (with answers and split) and qrels/SPLIT.tsv.
+    """A BEIR folder: corpus.jsonl, queries.jsonl (with answers, target and split) and qrels/SPLIT.tsv.
 
     ValueError: a query in two splits, which one line of queries.jsonl cannot say.
     """
@@ -72,7 +77,7 @@ def write_beir(
     _write_lines(
         folder / "queries.jsonl",
         (
-            {"_id": query.id, "text": query.text, "answers": query.answers, "split": split}
+            {"_id": query.id, "text": query.text, **answers_of(query), "split": split}
             for split, queries in queries_by_split.items()
             for query in queries
         ),
@@ -92,7 +97,7 @@ def _fid_record(query: Query, corpus: Corpus, rows: list[int], scores: np.ndarra
         entry = {"id": passage.id, "title": passage.title, "text": passage.text}
         flag = {"has_answer": matcher.matches(passage.text)} if query.answers else {}
         ctxs.append({**entry, "score": float(score) if labels_as_score else score, **flag})
-    return {"id": query.id, "question": query.text, "answers": query.answers, "ctxs": ctxs}
+    return {"id": query.id, "question": query.text, **answers_of(query), "ctxs": ctxs}
 
 
 def _columns(*fields: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import Router, Transformer
 from sentence_transformers.util import load_dir_path, load_file_path
@@ -24,7 +25,7 @@ UNUSED = "pooler."  # BERT's pooler is not read by mean or cls pooling; checkpoi
 
 
 def opened(make: Callable[[], Model], path: str) -> Model:
-    """What `make` opens at `path`; whatever its checkpoint lacks is drawn alike each time. ValueError: no model there."""
+    """What `make` opens at `path`; whatever its checkpoint lacks is drawn alike each time. ValueError: no whole model."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
@@ -33,6 +34,11 @@ def opened(make: Callable[[], Model], path: str) -> Model:
             raise ValueError(
                 f"student model {path!r} cannot be loaded: {str(error).splitlines()[0]} Give a model folder, "
                 "package:NAME/folder, or the id of a model that the hub can be reached for"
+            ) from error
+        except SafetensorError as error:
+            raise ValueError(
+                f"student model {path!r} holds a broken weight file ({error}), expected whole safetensors: fetch or copy "
+                "the model again"
             ) from error
 
 
