@@ -1,8 +1,6 @@
 import errno
 import hashlib
-import json
 import random
-import time
 
 import numpy as np
 import pytest
@@ -17,15 +15,13 @@ from retort.compute import (
     linear_schedule,
     load_checkpoint,
     mean_gradients,
-    mean_over_processes,
-    measured,
+    mine,
     model_path,
+    of_all,
     of_main_process,
-    peak_megabytes,
     save_checkpoint,
     seed_everything,
     share,
-    sum_over_processes,
 )
 from retort.config import Compute
 from retort.store import FullDiskError
@@ -73,12 +69,10 @@ def test_what_one_process_gathers_is_its_own(engine):
     weight.grad = torch.tensor([1.0, 2.0])
     mean_gradients([weight, torch.nn.Parameter(torch.ones(1))], engine)
     assert weight.grad.tolist() == [1.0, 2.0]
-    value = torch.tensor(1.5)
-    assert (mean_over_processes(value, engine), sum_over_processes(value, engine), of_main_process(0.1, engine)) == (
-        1.5,
-        1.5,
-        0.1,
-    )
+    assert of_main_process(0.1, engine) == 0.1
+    assert mine(3, engine).tolist() == [0, 1, 2]
+    rows = torch.rand(3, 2)
+    assert of_all(rows, 3, engine) is rows
 
 
 # ---- which data when
@@ -287,46 +281,6 @@ def test_a_pin_that_cannot_be_checked_is_refused(model):
         model_path(str(model), PIN)
     with pytest.raises(ValueError, match=r"'google-t5/t5-base' is no folder here, so its pinned sha256 cannot be checked"):
         model_path("google-t5/t5-base", PIN)
-
-
-# ---- costs
-
-
-def cost(folder):
-    return json.loads((folder / "cost.json").read_text())
-
-
-def test_costs_add_up_over_attempts_and_an_interrupted_one_counts(tmp_path):
-    with measured(tmp_path, "passages") as meter:
-        meter.items = 5
-        time.sleep(0.02)
-    first = cost(tmp_path)
-
-    def attempt():
-        with measured(tmp_path, "passages") as meter:
-            meter.items = 3
-            time.sleep(0.02)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        attempt()
-    assert (first["items"], first["unit"], cost(tmp_path)["items"]) == (5, "passages", 8)
-    assert 0.02 <= first["seconds"] < cost(tmp_path)["seconds"] - 0.02 + 1e-3
-    assert cost(tmp_path)["peak_mb"] >= first["peak_mb"] > 10
-
-
-def test_the_highest_peak_of_memory_is_kept(tmp_path):
-    (tmp_path / "cost.json").write_text(json.dumps({"seconds": 1.0, "items": 2, "unit": "passages", "peak_mb": 1e9}))
-    with measured(tmp_path, "passages"):
-        pass
-    assert cost(tmp_path)["peak_mb"] == 1e9
-    assert peak_megabytes() < 1e9
-
-
-def test_a_process_that_is_not_the_main_one_writes_no_cost(tmp_path):
-    with measured(tmp_path, "passages", write=False) as meter:
-        meter.items = 5
-    assert list(tmp_path.iterdir()) == []
 
 
 # ---- threads and cores

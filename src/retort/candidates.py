@@ -88,7 +88,7 @@ def curated(job: Job, step: Step, split: str) -> Curation:
         qrels = job.prepared.qrels(split) if uses_grades(step.config) else None
         corpus = job.prepared.corpus
         mark = answer_bearing(corpus) if qrels is None else graded(positive_rows(qrels, corpus))
-    if "ranks" in needed and settings.ranks_every is None:
+    if "ranks" in needed and (settings.ranks_every is None or split != "train"):  # those of dev are not renewed
         ranking = Run.read(before / "student.parquet")
     negatives = settings.negatives
     if split == "train" and mark is not None and negatives.window:

@@ -7,13 +7,10 @@ import hashlib
 import importlib.util
 import json
 import os
-import resource
-import sys
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,17 +18,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast, set_seed
-from jaxtyping import Int64
+from accelerate.utils import InitProcessGroupKwargs, broadcast, set_seed
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import Module, ModuleList, Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from retort.config import Compute
-from retort.store import COST, read_json, remove, restored, write_atomic, write_json
+from retort.store import read_json, remove, restored, write_atomic
 
 Item = TypeVar("Item")
+PATIENCE = timedelta(days=7)
 
 
 def accelerator(settings: Compute, *, tracking: Path | None = None) -> Accelerator:
@@ -51,6 +49,8 @@ def accelerator(settings: Compute, *, tracking: Path | None = None) -> Accelerat
         log_with=list(settings.trackers) if tracking and settings.trackers else None,
         project_dir=str(tracking) if tracking else None,
         step_scheduler_with_optimizer=False,  # else every schedule advances once per process at each step
+        # of a process that waits: the main one alone reads, indexes and searches corpora, which may take hours
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     here = int(os.environ.get("LOCAL_WORLD_SIZE") or engine.num_processes)
     if on_cpu and engine.is_main_process and (trouble := crowding(here, torch.get_num_threads(), os.cpu_count() or 1)):
@@ -92,6 +92,54 @@ def share(items: Sequence[Item], accelerator: Accelerator) -> Sequence[Item]:
             "multiple of their number"
         )
     return items[accelerator.process_index :: accelerator.num_processes]
+
+
+def mine(count: int, accelerator: Accelerator | None) -> Int64[Tensor, "m"]:
+    """The numbers of those of `count` things that this process does: every world-th one.
+
+    All of them where not each process would have one, or where there is no accelerator.
+    """
+    if accelerator is None or count < accelerator.num_processes:
+        return torch.arange(count)
+    return torch.arange(accelerator.process_index, count, accelerator.num_processes)
+
+
+def of_all(rows: Float[Tensor, "m ..."], count: int, accelerator: Accelerator | None) -> Float[Tensor, "n ..."]:
+    """The rows of all `count` things in their order, from the rows that each process has of its own (`mine`).
+
+    Every process gets the same rows, and is to make the same loss of them. The gradient of a process's own rows comes back
+    times the number of processes, so that `mean_gradients`, whose mean is over parts that add up, gives that of the loss.
+    A second axis may differ in length between processes: it is filled up with zeros.
+    """
+    if accelerator is None or accelerator.num_processes == 1 or count < accelerator.num_processes:
+        return rows
+    return cast(Tensor, _OfAll.apply(rows, count, accelerator))
+
+
+class _OfAll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, count: int, accelerator: Accelerator) -> Tensor:  # noqa: ANN401 (torch's)
+        ctx.rows, ctx.world, ctx.kept = mine(count, accelerator), accelerator.num_processes, rows.shape[:2]
+        padded = rows
+        for axis in range(min(2, rows.dim())):
+            padded = cast(Tensor, accelerator.pad_across_processes(padded, dim=axis))
+        together = cast(Tensor, accelerator.gather(padded.contiguous()))
+        # process p has the things p, p + world, ...: thing i stands in row i // world of process i % world
+        return together.unflatten(0, (ctx.world, -1)).transpose(0, 1).flatten(0, 1)[:count]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401 (torch's)
+        own = gradients[0][ctx.rows.to(gradients[0].device)]
+        return ctx.world * (own[:, : ctx.kept[1]] if len(ctx.kept) > 1 else own), None, None
+
+
+def server_limits(in_flight: int, per_minute: float | None, accelerator: Accelerator) -> tuple[int, float | None]:
+    """The part of this process in the requests that a server may have at a time, and in a minute, from all of them together.
+
+    At a time each has one at least.
+    """
+    own = len(range(accelerator.process_index, in_flight, accelerator.num_processes))
+    return max(1, own), per_minute and per_minute / accelerator.num_processes
 
 
 def batch_rows(count: int, batch: int, step: int, seed: int) -> Int64[np.ndarray, "batch"]:
@@ -145,28 +193,14 @@ def mean_gradients(parameters: Iterable[Parameter], accelerator: Accelerator) ->
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if accelerator.num_processes == 1 or not gradients:
         return
-    flat = _reduced(torch.cat([gradient.flatten() for gradient in gradients]), "mean", accelerator)
+    flat = cast(Tensor, accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduction="mean"))
     for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
-
-
-def mean_over_processes(value: Tensor, accelerator: Accelerator) -> float:
-    """The mean of a one-number tensor over the processes, the same in each."""
-    return float(_reduced(value, "mean", accelerator))
-
-
-def sum_over_processes(value: Tensor, accelerator: Accelerator) -> float:
-    """The sum of a one-number tensor over the processes, the same in each."""
-    return float(_reduced(value, "sum", accelerator))
 
 
 def of_main_process(value: float, accelerator: Accelerator) -> float:
     """The main process's value in every process, so that all of them decide alike."""
     return float(cast(Tensor, broadcast(torch.tensor(value, dtype=torch.float64, device=accelerator.device))))
-
-
-def _reduced(value: Tensor, reduction: str, accelerator: Accelerator) -> Tensor:
-    return cast(Tensor, accelerator.reduce(value.detach(), reduction=reduction))
 
 
 @contextmanager
@@ -253,48 +287,3 @@ def _check_weights(file: Path, sha256: str) -> None:
         found = hashlib.file_digest(weights, "sha256").hexdigest()
     if found != sha256:
         raise ValueError(f"{file} has sha256 {found}, expected {sha256}: it is not the pinned model")
-
-
-@dataclass
-class Meter:
-    """Counts the items of a stage while it runs; `measured` turns it into cost.json."""
-
-    unit: str = "items"
-    items: int = 0
-    started: float = field(default_factory=time.perf_counter)
-
-
-@contextmanager
-def measured(folder: Path, unit: str, *, write: bool = True) -> Iterator[Meter]:
-    """A meter whose seconds, items and peak memory are added to the costs of earlier, interrupted attempts in `folder`.
-
-    What a stage itself has written there, such as what its servers were asked, stays.
-    With `write` False (a process that is not the main one) nothing is written.
-    """
-    meter = Meter(unit)
-    try:
-        yield meter
-    finally:
-        if write:
-            _add_cost(folder, meter)
-
-
-def _add_cost(folder: Path, meter: Meter) -> None:
-    kept = read_json(folder / COST) if (folder / COST).exists() else {}
-    before = {"seconds": 0.0, "items": 0, "peak_mb": 0.0, **kept}
-    cost = {
-        **before,
-        "seconds": before["seconds"] + time.perf_counter() - meter.started,
-        "items": before["items"] + meter.items,
-        "unit": meter.unit,
-        "peak_mb": max(before["peak_mb"], peak_megabytes()),
-    }
-    write_json(folder / COST, cost)
-
-
-def peak_megabytes() -> float:
-    """The most memory that this process has held so far, in MB; of the GPU where one is used."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    # kilobytes on Linux, bytes on a Mac
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from retort.distil.batches import examples, make_batch, sampled
-from retort.distil.curation import CONSTANT, FEW
+from retort.distil.curation import CONSTANT, FEW, Curation
 from retort.distil.sampling import SAMPLERS
 from retort.records import Query, Run
 from tiny import tiny_world
@@ -54,23 +54,19 @@ def test_a_label_beyond_the_corpus_is_named():
         examples(Run.build("teacher", ["q0"], [[1, 99]], [[1.0, 0.0]]), QUERIES, CORPUS)
 
 
-def drawn(places, *, seed=0, step=3):
+def drawn(count, *, seed=0, step=3):
+    """The third query, drawn `count` times."""
     data = examples(LABELS, QUERIES, CORPUS)
-    return sampled(data, [2] * len(places), places, SAMPLERS["random"], 5, seed=seed, step=step)
-
-
-def test_the_draw_of_a_place_does_not_depend_on_who_draws_it():
-    whole, share = drawn([0, 1, 2, 3]), drawn([1, 3])
-    assert [x.passages.tolist() for x in whole[1::2]] == [x.passages.tolist() for x in share]
+    return sampled(data, [2] * count, SAMPLERS["random"], 5, seed=seed, step=step)
 
 
 def test_another_step_seed_or_place_draws_other_candidates():
-    lists = [drawn([0]), drawn([1]), drawn([0], step=4), drawn([0], seed=1)]
-    assert len({tuple(x[0].passages.tolist()) for x in lists}) == 4
+    lists = [*drawn(2), *drawn(1, step=4), *drawn(1, seed=1)]
+    assert len({tuple(one.passages.tolist()) for one in lists}) == 4
 
 
 def test_drawn_candidates_keep_their_labels():
-    labelled = drawn([0])[0]
+    labelled = drawn(1)[0]
     rows, scores = LABELS.of("q2")
     of = dict(zip(rows.tolist(), scores.tolist(), strict=True))
     assert [of[row] for row in labelled.passages.tolist()] == labelled.scores.tolist()
@@ -83,6 +79,16 @@ def test_a_batch_goes_to_a_device_whole():
 
 
 def test_a_query_given_twice_in_a_batch_keeps_its_own_draw():
-    batch = make_batch(drawn([0, 1]), CORPUS)
+    batch = make_batch(drawn(2), CORPUS)
     assert batch.queries[0] == batch.queries[1] == Query("q2", batch.queries[0].text, batch.queries[0].answers)
     assert not np.array_equal(batch.candidates[0].numpy(), batch.candidates[1].numpy())
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_list_with_a_known_positive_is_never_drawn_without_one(name):
+    curation = Curation(mark=lambda query, rows: np.arange(len(rows)) == len(rows) - 1)  # the last, which few samplers like
+    data = examples(LABELS, QUERIES, CORPUS, curation)
+    for step in range(20):
+        for one in sampled(data, [0, 1], SAMPLERS[name], 2, seed=0, step=step):
+            assert one.positive.sum() == 1
+            assert len(set(one.passages.tolist())) == 2

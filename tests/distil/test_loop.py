@@ -126,7 +126,7 @@ def test_one_step_is_the_step_of_plain_backpropagation(tmp_path):
     student = load_student(chosen.student)
     data = examples(LABELS, QUERIES, CORPUS)
     rows = batch_rows(len(data), 4, 0, 5).tolist()
-    batch = make_batch(sampled(data, rows, range(4), SAMPLERS["random"], 5, seed=5, step=0), CORPUS)
+    batch = make_batch(sampled(data, rows, SAMPLERS["random"], 5, seed=5, step=0), CORPUS)
     encoded = (student.encode(student.tokenise(r, s)) for r, s in ((batch.queries, "query"), (batch.passages, "passage")))
     loss = kl(student.score(*encoded, batch, frozenset({"scores"})).scores, batch.labels, batch.mask).mean()
     loss.backward()

@@ -7,7 +7,6 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Float32
 
-from retort.compute import sum_over_processes
 from retort.distil.batches import examples, make_batch
 from retort.distil.caching import encode_batch
 from retort.distil.curation import Curation
@@ -18,7 +17,7 @@ from retort.records import Corpus, Query, Run
 from retort.tensors import Batch, Encoded, Student
 
 # bounds the candidates whose vectors are held together; only losses over the whole batch (info_nce, candidate_mass) depend
-# on it, and on how many processes share the queries
+# on it
 QUERIES_AT_ONCE = 16
 
 
@@ -36,21 +35,20 @@ def label_agreement(
     """Minus the mean loss of `method` over the labelled dev queries with all their candidates: higher is better.
 
     Objectives are taken as they are at step 0, so that values of different steps compare. Queries whose labels teach no
-    order are left out; ValueError where none is left. Processes share the queries.
+    order are left out; ValueError where none is left. Processes share the texts, and all of them get the value.
     """
     kept = examples(labels, queries, corpus, curation).kept
-    mine = kept[accelerator.process_index :: accelerator.num_processes]
     roster, total = Roster.of(student), torch.zeros((), dtype=torch.float64, device=accelerator.device)
     with torch.no_grad():
-        for batch, encoded in _encoded(student, mine, corpus, chunk_tokens, accelerator):
+        for batch, encoded in _encoded(student, kept, corpus, chunk_tokens, accelerator):
             total += method.row_losses(batch, roster, *encoded).total.sum()
-    return -sum_over_processes(total, accelerator) / len(kept)
+    return -float(total) / len(kept)
 
 
 def scored(
     student: Student, lists: Sequence[Labelled], corpus: Corpus, *, chunk_tokens: int, accelerator: Accelerator
 ) -> list[Float32[np.ndarray, "n"]]:
-    """The student's scores of all candidates of each list, without dropout."""
+    """The student's scores of all candidates of each list, without dropout. Processes share the texts."""
     found: list[np.ndarray] = []
     with torch.no_grad():
         for batch, encoded in _encoded(student, lists, corpus, chunk_tokens, accelerator):
@@ -68,5 +66,5 @@ def _encoded(
     for start in range(0, len(lists), QUERIES_AT_ONCE):
         batch = make_batch(lists[start : start + QUERIES_AT_ONCE], corpus).to(accelerator.device)
         with accelerator.autocast():
-            encoded = encode_batch(student, batch, chunk_tokens)
+            encoded = encode_batch(student, batch, chunk_tokens, accelerator=accelerator)
         yield batch, encoded

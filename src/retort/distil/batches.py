@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from retort.distil.curation import Curation
-from retort.distil.sampling import Labelled, Sampler
+from retort.distil.sampling import Labelled, Sampler, with_positive
 from retort.records import Corpus, Query, Run
 from retort.tensors import Batch
 
@@ -59,18 +59,13 @@ def examples(labels: Run, queries: Sequence[Query], corpus: Corpus, curation: Cu
     return Examples(tuple(kept), dict(dropped), dict(removed))
 
 
-def sampled(
-    data: Examples, rows: Sequence[int], places: Sequence[int], sampler: Sampler, count: int, *, seed: int, step: int
-) -> list[Labelled]:
-    """The queries of a step, each with the candidates that `sampler` draws for its place in the whole batch.
-
-    The draw depends on (seed, step, place) alone, so it is the same however the batch is shared between processes.
-    """
+def sampled(data: Examples, rows: Sequence[int], sampler: Sampler, count: int, *, seed: int, step: int) -> list[Labelled]:
+    """The queries of a step, each with the candidates that `sampler` draws for its place: by (seed, step, place) alone."""
     drawn = []
-    for row, place in zip(rows, places, strict=True):
+    for place, row in enumerate(rows):
         labelled = data.kept[row]
-        chosen = sampler(labelled, count, np.random.default_rng([seed, step, place]))
-        drawn.append(labelled.take(chosen))
+        rng = np.random.default_rng([seed, step, place])
+        drawn.append(labelled.take(with_positive(labelled, sampler(labelled, count, rng), rng)))
     return drawn
 
 

@@ -9,26 +9,41 @@ torch's activation checkpointing around each chunk does exactly this.
 from collections.abc import Mapping
 from dataclasses import replace
 
+from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from retort.compute import mine, of_all
 from retort.tensors import Batch, Encoded, Student, Tokens, suited
 
 
-def encode_batch(student: Student, batch: Batch, chunk_tokens: int, *, caching: bool = True) -> tuple[Encoded, Encoded]:
+def encode_batch(
+    student: Student, batch: Batch, chunk_tokens: int, *, caching: bool = True, accelerator: Accelerator | None = None
+) -> tuple[Encoded, Encoded]:
     """The encodings of the queries and of the distinct passages; no more than `chunk_tokens` padded tokens at once.
 
+    The batch is the same in all processes of `accelerator`: each encodes its share of the texts, and gets all encodings.
     Where each side fits `chunk_tokens`, or without `caching`, nothing is encoded twice.
     """
-    sides = student.tokenise(batch.queries, "query"), student.tokenise(batch.passages, "passage")
+    shares = mine(len(batch.queries), accelerator), mine(len(batch.passages), accelerator)
+    queries, passages = [batch.queries[i] for i in shares[0].tolist()], [batch.passages[i] for i in shares[1].tolist()]
+    sides = student.tokenise(queries, "query"), student.tokenise(passages, "passage")
     cached = caching and not all(side.fits(chunk_tokens) for side in sides)
     most = suited(chunk_tokens, next(student.module.parameters()).device)
     encoded = []
-    for side in sides:
+    for side, texts in zip(sides, (batch.queries, batch.passages), strict=True):
         rows, parts = zip(*side.buckets(most), strict=True)
         vectors = [_cached(student, part) if cached else student.encode(part) for part in parts]
-        encoded.append(Encoded.joined(vectors, rows))
+        encoded.append(_of_all(Encoded.joined(vectors, rows), len(texts), accelerator))
     return encoded[0], encoded[1]
+
+
+def _of_all(encoded: Encoded, texts: int, accelerator: Accelerator | None) -> Encoded:
+    """The encodings of all texts from those that each process made."""
+    vectors = of_all(encoded.vectors, texts, accelerator)
+    if encoded.mask is None:
+        return Encoded(vectors)
+    return Encoded(vectors, of_all(encoded.mask.float(), texts, accelerator).bool())
 
 
 def _cached(student: Student, part: Tokens) -> Encoded:

@@ -21,10 +21,8 @@ from retort.compute import (
     linear_schedule,
     load_checkpoint,
     mean_gradients,
-    mean_over_processes,
     of_main_process,
     save_checkpoint,
-    share,
     tracked,
 )
 from retort.config import Distil
@@ -176,15 +174,13 @@ class _Training:
         return position.step % self.settings.checkpoint_every == 0 or renewed or self.done(position)
 
     def batch(self, data: Examples, corpus: Corpus, step: int) -> Batch:
-        """The batch of `step`, as far as it is this process's share."""
-        rows = batch_rows(len(data), self.settings.batch, step, self.seed)
-        places = share(range(self.settings.batch), self.accelerator)
+        """The batch of `step`, the same in all processes; only their dropout differs."""
+        rows = batch_rows(len(data), self.settings.batch, step, self.seed).tolist()
         sampler = SAMPLERS[self.settings.sample]
-        mine = [int(rows[place]) for place in places]
-        drawn = sampled(data, mine, places, sampler, self.settings.candidates, seed=self.seed, step=step)
-        rng = np.random.default_rng([self.seed, step, self.accelerator.process_index])
-        torch.manual_seed(int(rng.integers(2**63)))
-        batch = self.method.view(make_batch(drawn, corpus, step), self.roster, rng)
+        drawn = sampled(data, rows, sampler, self.settings.candidates, seed=self.seed, step=step)
+        batch = self.method.view(make_batch(drawn, corpus, step), self.roster, np.random.default_rng([self.seed, step]))
+        own = np.random.default_rng([self.seed, step, self.accelerator.process_index])
+        torch.manual_seed(int(own.integers(2**63)))
         return batch.to(self.accelerator.device)
 
     def update(self, batch: Batch, step: int) -> Mapping[str, float]:
@@ -192,7 +188,9 @@ class _Training:
         for name, model in self.roster.models.items():
             model.module.train(self.roster.rules[name].trained)
         chosen = self.settings
-        queries, passages = encode_batch(self.roster.student, batch, chosen.chunk_tokens, caching=chosen.gradient_caching)
+        queries, passages = encode_batch(
+            self.roster.student, batch, chosen.chunk_tokens, caching=chosen.gradient_caching, accelerator=self.accelerator
+        )
         rows = self.method.row_losses(batch, self.roster, queries, passages)
         _check_finite(rows, batch, step)
         loss = rows.total.mean()
@@ -202,9 +200,9 @@ class _Training:
         norm = float(clip_grad_norm_(parameters, self.settings.optimiser.clip))
         if not math.isfinite(norm):
             raise FloatingPointError(f"step {step}: the gradient is not finite ({norm}); {_ADVICE}")
-        facts = {"loss": mean_over_processes(loss, self.accelerator)}
+        facts = {"loss": loss.item()}
         if len(rows.named) > 1:
-            facts |= {name: mean_over_processes(row.mean(), self.accelerator) for name, row in rows.named.items()}
+            facts |= {name: row.mean().item() for name, row in rows.named.items()}
         facts |= {"learning_rate": float(self.schedule.get_last_lr()[0]), "gradient_norm": norm}
         self.optimiser.step()
         self.schedule.step()

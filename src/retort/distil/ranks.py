@@ -46,13 +46,18 @@ class Renewal:
         if data.ranked_at == since:
             return data
         path = self.folder / f"ranks-{since}.npy"
-        if self.accelerator.is_main_process and not path.exists():
+        there = path.exists()
+        self.accelerator.wait_for_everyone()  # until here all look
+        if not there:
             self._write(path, student, data, corpus, since)
         self.accelerator.wait_for_everyone()
         return _with_ranks(data, np.load(path), since)
 
     def _write(self, path: Path, student: Student, data: Examples, corpus: Corpus, since: int) -> None:
-        """The ranks of all queries, new for those that come; what an earlier refresh left is removed."""
+        """The ranks of all queries, new for those that come; what an earlier refresh left is removed.
+
+        All processes score, the main one writes.
+        """
         steps = range(since, min(since + self.every, self.settings.steps))
         coming = [batch_rows(len(data), self.settings.batch, step, self.seed) for step in steps]
         rows = np.unique(np.concatenate(coming)).tolist()
@@ -62,6 +67,8 @@ class Renewal:
         scores = scored(student, lists, corpus, chunk_tokens=tokens, accelerator=self.accelerator)
         for row, found in zip(rows, scores, strict=True):
             ranks[row] = 1 + np.argsort(np.argsort(-found, kind="stable")).astype(np.int32)
+        if not self.accelerator.is_main_process:
+            return
         earlier = list(self.folder.glob("ranks-*.npy"))
         with write_atomic(path) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(ranks))

@@ -71,6 +71,17 @@ def stratified(labelled: Labelled, count: int, rng: np.random.Generator) -> Int6
     return np.sort(np.concatenate([drawn, rng.permutation(others)[: max(0, count - len(drawn))]]))[:count]
 
 
+def with_positive(labelled: Labelled, chosen: Int64[np.ndarray, "k"], rng: np.random.Generator) -> Int64[np.ndarray, "k"]:
+    """The chosen candidates, the last of them exchanged for a positive where positives are known and none was chosen.
+
+    A list without one teaches an objective that reads positives nothing, or, in CKL, that all its candidates are negatives.
+    """
+    positives = np.flatnonzero(labelled.positive)
+    if not len(positives) or np.isin(chosen, positives).any():
+        return chosen
+    return np.sort(np.append(chosen[:-1], rng.permutation(positives)[:1]))
+
+
 SAMPLERS: dict[str, Sampler] = {
     "top": top,
     "random": random,

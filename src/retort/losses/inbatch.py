@@ -1,8 +1,7 @@
 """Losses over all passages of a batch, as pure functions: what a row's own candidates are worth among those of the others.
 
-Axes: B queries, K candidates of each, M distinct passages of the batch (on several processes, of this process's share). One
-value a row, never reduced over rows. Masks are True where a candidate is real. Not here: losses over a row's own candidates
-(listwise.py, pairwise.py).
+Axes: B queries, K candidates of each, M distinct passages of the batch. One value a row, never reduced over
+rows. Masks are True where a candidate is real. Not here: losses over a row's own candidates (listwise.py, pairwise.py).
 """
 
 import torch
