@@ -24,7 +24,7 @@ from sentence_transformers.sentence_transformer.training_args import BatchSample
 from sentence_transformers.util import dot_score
 from transformers.trainer_utils import get_last_checkpoint
 
-from retort import compute
+from retort import compute, costs
 from retort.config import Config
 from retort.data import fingerprint, read_corpus, read_qrels, read_queries
 from retort.indexes.bm25 import BM25Index, BM25Settings
@@ -109,7 +109,7 @@ def trained(config: Config, data: GoldData, arguments: argparse.Namespace) -> St
     student = load_student(config.distil.student)
     bm25 = BM25Index.build(data.corpus, settings=BM25Settings(**config.retrieve.bm25.model_dump()))
     train, dev = (triplets(student, data, split, bm25) for split in ("train", "dev"))
-    with compute.measured(stage.path, "triplets") as meter:
+    with costs.measured(stage.path, "triplets") as meter:
         steps = fine_tune(student, train, dev, training_arguments(config, student, stage.path / "epochs", arguments))
         meter.items = steps * arguments.batch
     student.save(stage.path / "model")

@@ -17,6 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from retort import compute
 from retort.config import Config
+from retort.costs import measured
 from retort.data import fingerprint, read_corpus, read_qrels, read_queries
 from retort.indexes.bm25 import BM25Index, BM25Settings
 from retort.records import Corpus, Qrels, Query
@@ -52,7 +53,7 @@ def trained(config: Config, grades: Path, out: Path, budget: Budget) -> StageFol
     compute.seed_everything(config.seed)  # the new head
     corpus = Corpus.from_passages(read_corpus(config.prepare.corpus))
     bm25 = BM25Index.build(corpus, settings=BM25Settings(**config.retrieve.bm25.model_dump()))
-    with compute.measured(stage.path, "pairs") as meter:
+    with measured(stage.path, "pairs") as meter:
         data = pairs(
             corpus, read_queries(questions, "train"), read_qrels(str(grades)), bm25,
             count=budget.steps * budget.batch, seed=config.seed,

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 
 from retort.config import Config, load, merged, parse
 from retort.evaluation.metrics import PerQuery, evaluate
-from retort.evaluation.significance import bootstrap_interval, compare, holm
+from retort.evaluation.significance import bootstrap_interval, compare
 from retort.records import Corpus, Qrels, Query, Run
 
 ROOT = Path(__file__).parents[1]
@@ -110,13 +110,10 @@ def mean_of(name: str, results: Sequence[PerQuery]) -> PerQuery:
 
 def compared(systems: Mapping[str, PerQuery], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     """The paired randomisation test of each pair in every measure, with Holm's correction over all that is given back."""
-    rng, found = np.random.default_rng(0), []
-    for system, baseline in pairs:
-        measures = list(systems[system].measures)
-        for one in compare(systems[system], {baseline: systems[baseline]}, measures=measures, rng=rng):
-            found.append({**asdict(one), "system": system, "baseline": baseline})
-    for one, adjusted in zip(found, holm(np.array([one["p"] for one in found])), strict=True):
-        one["adjusted_p"] = float(adjusted)
+    named = {name: replace(one, name=name) for name, one in systems.items()}
+    measures = list(dict.fromkeys(name for system, _ in pairs for name in systems[system].measures))
+    rivals = [(named[one], named[other]) for one, other in pairs]
+    found = map(asdict, compare(rivals, measures=measures, rng=np.random.default_rng(0)))
     return [
         {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in one.items()} for one in found
     ]

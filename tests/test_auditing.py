@@ -1,12 +1,13 @@
 """The audit of a run's labels and of files of scores; what is proven of it on sabotaged teachers is in tests/evaluation."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from retort.auditing import AUDIT, audit_file, audits, refuse
+from retort.auditing import AUDIT, audit_file, audits, heed
 from retort.cli import app
 from retort.config import load
 from retort.pipeline import run
@@ -47,9 +48,13 @@ def test_a_good_file_of_scores_is_told_from_one_with_the_wrong_sign(sources, tmp
     assert good.verdict != "do not train"
     assert flipped.verdict == "do not train"
     assert any("sign" in reason.name or "sign" in reason.text for reason in flipped.reasons)
-    refuse(good)
+    said = []
+    heed(replace(good, verdict="train"), refuse=True, say=said.append)
+    assert not said
+    heed(flipped, refuse=False, say=said.append)
+    assert said[0].startswith("the audit of flipped says: do not train, because ")
     with pytest.raises(ValueError, match="the audit of flipped says: do not train, because"):
-        refuse(flipped)
+        heed(flipped, refuse=True, say=said.append)
 
 
 def test_a_run_that_refuses_such_labels_stops_before_its_student_is_trained(sources, tmp_path):

@@ -91,9 +91,10 @@ def test_work_away_from_a_terminal_prints_one_line_a_step_and_one_for_each_warni
     arguments = ("--out", copied, "--round", "1", "--set", "distil.steps=1")
     code, out, err = retort("distil", runs.config, *arguments)
     assert (code, out.split()) == (0, ["step", "state", "round-1/distil", "done"])
-    started, audited = err.splitlines()  # 20 questions are too few to tell a teacher by
+    started, audited = err.splitlines()
     assert started == "round-1/distil: has changed, starts again"
-    assert audited.startswith("round-1/distil: warning: the audit of its labels says: train with care (`retort audit ")
+    assert audited.startswith("round-1/distil: warning: the audit of teacher-1 says: train with care, because ")
+    assert "20 questions" in audited  # too few to tell a teacher by
 
 
 def test_questions_that_were_left_out_are_told(retort, copied, runs):

@@ -8,7 +8,7 @@ import pytest
 from retort.config import load
 from retort.evaluation.metrics import PerQuery
 from retort.evidence import left_by_query_side
-from retort.gathering import gather_report
+from retort.gathering import gather_report, student_name
 from retort.pipeline import run
 from retort.plan import plan
 from retort.prepared import Prepared
@@ -52,31 +52,53 @@ def test_the_rows_hold_the_values_of_the_test_questions(report, finished):
 
 def test_the_best_round_is_marked_and_it_is_the_one_that_is_kept(report, finished):
     best = [row["name"] for row in report["rows"] if row["best"]]
-    assert best == [f"round-{read_json(finished / 'report' / 'best.json')['round']}"]
+    assert best == [student_name(read_json(finished / "report" / "best.json")["round"])]
+
+
+def say_on_dev(run, values):
+    """Dev nDCG@10 of the untouched student and of the rounds, as a test would have them."""
+    for number, value in enumerate(values):
+        path = run / f"round-{number}/evaluate/summary.json"
+        summary = read_json(path)
+        summary["dev"][student_name(number)]["means"]["nDCG@10"] = value
+        write_json(path, summary)
 
 
 def test_the_best_round_is_chosen_on_dev_whatever_test_says(copied):
+    say_on_dev(copied, (0.0, 0.9, 0.1))
     for number, value in ((1, 0.9), (2, 0.1)):
         path = copied / f"round-{number}/evaluate/summary.json"
         summary = read_json(path)
-        summary["dev"][f"round-{number}"]["means"]["nDCG@10"] = value
         summary["test"][f"round-{number}"]["means"]["nDCG@10"] = 1 - value
         write_json(path, summary)
     report = gathered(copied)
     assert [row["name"] for row in report["rows"] if row["best"]] == ["round-1"]
-    assert {one["baseline"] for one in report["comparisons"]} == {"bm25", "untouched"}  # there is no round before it
 
 
-def test_a_later_best_round_is_compared_with_the_one_before_too(copied):
-    for number, value in ((1, 0.1), (2, 0.9)):
-        path = copied / f"round-{number}/evaluate/summary.json"
-        summary = read_json(path)
-        summary["dev"][f"round-{number}"]["means"]["nDCG@10"] = value
-        write_json(path, summary)
-    comparisons = gathered(copied)["comparisons"]
-    assert {one["system"] for one in comparisons} == {"round-2"}
-    assert {one["baseline"] for one in comparisons} == {"bm25", "untouched", "round-1"}
-    assert {one["measure"] for one in comparisons} == {"nDCG@10", "R@5"}
+OF_LAST = [("round-2", "bm25"), ("round-2", "untouched")]
+SUCCESSIVE = [("round-1", "untouched"), ("round-2", "round-1")]
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "pairs"),
+    [
+        ((0.0, 0.1, 0.9), "round-2", [*OF_LAST, *SUCCESSIVE]),
+        ((0.0, 0.9, 0.1), "round-1", [("round-1", "bm25"), *SUCCESSIVE]),
+        ((0.9, 0.1, 0.2), "untouched", [*OF_LAST, *SUCCESSIVE]),
+    ],
+)
+def test_the_best_student_is_kept_and_every_round_is_compared_with_the_one_before(values, best, pairs, copied):
+    say_on_dev(copied, values)
+    report = gathered(copied)
+    assert [row["name"] for row in report["rows"] if row["best"]] == [best]
+    assert list(dict.fromkeys((one["system"], one["baseline"]) for one in report["comparisons"])) == pairs
+    assert {one["measure"] for one in report["comparisons"]} == {"nDCG@10", "R@5"}
+
+
+def test_a_page_says_that_no_round_is_better_than_the_untouched_student(copied):
+    say_on_dev(copied, (0.9, 0.1, 0.2))
+    gathered(copied)
+    assert "Kept was the untouched student, not a round." in (copied / "report" / "index.html").read_text()
 
 
 def test_the_costs_are_those_of_the_folders(report, finished):
@@ -101,7 +123,7 @@ def test_a_curve_holds_the_steps_at_which_its_value_was_logged(report):
 
 
 def test_wins_and_losses_are_the_questions_that_moved_most_with_their_passages(report, finished):
-    best = read_json(finished / "report" / "best.json")["round"]
+    best = read_json(finished / "report" / "best.json")["round"] or 2  # else the last is shown
     old = PerQuery.read(finished / "round-0/evaluate/results/test.untouched.parquet").measures["nDCG@10"]
     new = PerQuery.read(finished / f"round-{best}/evaluate/results/test.round-{best}.parquet").measures["nDCG@10"]
     texts = [query.text for query in Prepared(finished / "prepare").splits["test"]]
@@ -113,7 +135,7 @@ def test_wins_and_losses_are_the_questions_that_moved_most_with_their_passages(r
 
 
 def test_the_passages_of_an_example_are_the_first_that_each_run_found(report, finished):
-    prepared, best = Prepared(finished / "prepare"), read_json(finished / "report" / "best.json")["round"]
+    prepared, best = Prepared(finished / "prepare"), read_json(finished / "report" / "best.json")["round"] or 2
     example = (report["examples"]["wins"] + report["examples"]["losses"])[0]
     query = next(query for query in prepared.splits["test"] if query.text == example["query"])
     for side, number in (("before", 0), ("after", best)):
@@ -129,7 +151,7 @@ def test_as_many_heat_maps_are_shown_as_are_asked_for(count, copied):
 
 
 def test_a_heat_map_shows_the_best_labelled_passages_and_all_their_tokens(report, finished):
-    prepared, best = Prepared(finished / "prepare"), read_json(finished / "report" / "best.json")["round"]
+    prepared, best = Prepared(finished / "prepare"), read_json(finished / "report" / "best.json")["round"] or 2
     labels = Run.read(finished / f"round-{best}/label/labels.parquet")
     for one, query in zip(report["attention"], prepared.splits["test"], strict=False):
         rows, scores = labels.of(query.id)

@@ -320,15 +320,14 @@ def test_an_unfinished_stage_of_the_same_key_is_kept_as_it_is(stage):
 
 
 @pytest.mark.parametrize("finished", [False, True])
-@pytest.mark.parametrize("other", [{"key": "k2"}, {"version": 2}])
-def test_a_stage_of_another_key_or_older_version_is_stale_and_is_emptied(stage, finished, other):
+def test_a_stage_of_another_key_is_stale_and_is_emptied(stage, finished):
     (stage().open() / "old").write_text("work")
     if finished:
         stage().finish({})
-    assert stage(**other).state() == "stale"
-    stage(**other).open()
+    assert stage("k2").state() == "stale"
+    stage("k2").open()
     assert tree(stage().path).keys() == {"started.json"}
-    assert stage(**other).state() == "partial"
+    assert stage("k2").state() == "partial"
 
 
 def test_a_kill_while_a_stale_stage_is_emptied_leaves_nothing_that_looks_new(stage):
@@ -345,15 +344,24 @@ def test_a_kill_while_a_stale_stage_is_emptied_leaves_nothing_that_looks_new(sta
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_stage_that_a_newer_version_wrote_is_refused_and_kept(stage, finished):
-    newer = stage(version=3)
-    (newer.open() / "work").write_text("")
+@pytest.mark.parametrize(("theirs", "ours"), [(3, 1), (1, 3)])
+def test_a_stage_that_another_version_wrote_is_refused_and_kept(stage, finished, theirs, ours):
+    other = stage(version=theirs)
+    (other.open() / "work").write_text("")
     if finished:
-        newer.finish({})
-    before = tree(newer.path)
-    with pytest.raises(ValueError, match=r"written by format version 3, this Retort writes version 1: use the newer Retort"):
-        stage().open()
-    assert tree(newer.path) == before
+        other.finish({})
+    before = tree(other.path)
+    said = f"written by format version {theirs}, this Retort writes version {ours}: use the Retort that wrote it, or --force"
+    with pytest.raises(ValueError, match=said):
+        stage(version=ours).open()
+    assert tree(other.path) == before
+
+
+def test_what_an_older_version_wrote_may_be_lost_by_force_and_what_a_newer_one_wrote_may_not(stage):
+    stage(version=2).open()
+    stage(version=3).check_version(force=True)
+    with pytest.raises(ValueError, match="or remove the folder to build it again"):
+        stage(version=1).check_version(force=True)
 
 
 @pytest.mark.parametrize("state", ["missing", "partial", "stale"])

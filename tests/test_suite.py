@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from retort.cli import app
+from retort.store import read_json
 from retort.suite import evaluate_suite
 from tiny_run import PASSAGES, passage, question
 
@@ -28,8 +29,8 @@ def test_each_system_has_a_row_each_collection_a_column_and_parts_count_as_one(f
     )]  # fmt: skip
     table = evaluate_suite(finished, folders, "R@5")
     assert table.datasets == ("one", "cqadupstack")
-    assert list(table.rows)[:2] == ["bm25", "untouched"]
-    assert list(table.rows)[2].startswith("round-")
+    best = read_json(finished / "report" / "best.json")["round"]
+    assert list(table.rows) == ["bm25", "untouched", *([f"round-{best}"] if best else [])]
     assert table.averages["bm25"] == pytest.approx(sum(table.rows["bm25"]) / 2)
     assert table.rows["bm25"][0] > 0.6  # words of the question stand in its passage alone
 
@@ -40,9 +41,36 @@ def test_the_command_prints_the_table(finished, tmp_path):
     assert result.stdout.startswith("| RR@10")
 
 
+def test_the_command_prints_json(finished, tmp_path):
+    folder = str(collection(tmp_path / "one", [1]))
+    result = CliRunner().invoke(app, ["suite", str(finished), folder, "--json"])
+    assert json.loads(result.stdout)["datasets"] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("measure", "broken", "message"),
+    [
+        ("nDGC@10", None, "nDGC@10"),
+        ("nDCG@10", "corpus.jsonl", "second has no corpus.jsonl"),
+        ("nDCG@10", "qrels/test.tsv", "qrels"),
+        ("has_answer@5", None, "first: its questions have no answers, which has_answer@5 needs"),
+    ],
+)
+def test_what_is_wrong_with_the_last_collection_is_said_before_the_first_is_read(
+    measure, broken, message, finished, tmp_path, monkeypatch
+):
+    folders = [collection(tmp_path / name, [1]) for name in ("first", "second")]
+    if broken:
+        (folders[1] / broken).unlink()
+    monkeypatch.setattr("retort.suite.read_corpus", None)
+    monkeypatch.setattr("retort.suite.load_student", None)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        evaluate_suite(finished, folders, measure)
+
+
 def test_a_folder_that_holds_no_finished_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no finished run, expected report/best\.json"):
-        evaluate_suite(tmp_path, [tmp_path], "nDCG@10")
+        evaluate_suite(tmp_path, [collection(tmp_path / "one", [1])], "nDCG@10")
 
 
 def test_a_passage_with_the_id_of_its_question_is_no_hit(finished, tmp_path):

@@ -3,7 +3,7 @@
 Between the pipeline and the families; what an audit looks at is in evaluation/audit.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,11 +61,16 @@ def audit_file(scores: str, corpus: str, queries: str, others: Sequence[str] = (
     return audit_labels(runs[0].select(known), passages, queries=asked, others=runs[1:])
 
 
-def refuse(found: Audit) -> None:
-    """ValueError with the reasons where the labels should not be trained on."""
-    if found.verdict == REFUSED:
-        reasons = "; ".join(reason.text for reason in found.reasons if reason.gravity == "stop")
-        raise ValueError(
-            f"the audit of {found.name} says: {found.verdict}, because {reasons}. Mend the teacher, or set distil.audit to "
-            "'warn' to train all the same"
-        )
+def heed(found: Audit, *, refuse: bool, say: Callable[[str], None]) -> None:
+    """Say the verdict and its reasons, where it is not "train".
+
+    With `refuse`, ValueError where the labels should not be trained on.
+    """
+    if found.verdict == "train":
+        return
+    gravity = "stop" if found.verdict == REFUSED else "care"
+    reasons = "; ".join(reason.text for reason in found.reasons if reason.gravity == gravity)
+    text = f"the audit of {found.name} says: {found.verdict}, because {reasons}."
+    if refuse and found.verdict == REFUSED:
+        raise ValueError(f"{text} Mend the teacher, or set distil.audit to 'warn' to train all the same")
+    say(text)

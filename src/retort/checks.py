@@ -58,7 +58,7 @@ def check_start(steps: Mapping[str, Step], names: Sequence[str], *, force: bool)
     todo = [steps[name] for name in names if force or steps[name].folder.state() != "done"]
     built = {step.name for step in todo}
     for step in todo:
-        step.folder.check_version()
+        step.folder.check_version(force=force)
         for before in step.inputs:
             if before not in built and (state := steps[before].folder.state()) != "done":
                 raise ValueError(

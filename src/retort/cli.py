@@ -3,8 +3,10 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -132,10 +134,13 @@ def converted(
     out: Annotated[Path, typer.Argument(help="a new folder")],
     reader_tokenizer: Annotated[str | None, typer.Option(help="a folder or hub id; no checkpoint holds one")] = None,
     retriever_tokenizer: Annotated[str | None, typer.Option(help="the same for its retriever")] = None,
+    keep_bias: Annotated[bool, typer.Option("--keep-bias", help="keep a FiD reader exactly as it was")] = False,
     as_json: AsJson = False,
 ) -> None:
     """A checkpoint of FiD or Atlas as folders that load today; no code in it is run."""
-    found = convert(source, out, reader_tokenizer=reader_tokenizer, retriever_tokenizer=retriever_tokenizer)
+    found = convert(
+        source, out, reader_tokenizer=reader_tokenizer, retriever_tokenizer=retriever_tokenizer, with_bias=keep_bias
+    )
     typer.echo(json.dumps(found.plain()) if as_json else "\n".join(found.lines()))
 
 
@@ -160,15 +165,18 @@ def suite(
     folder: Annotated[Path, typer.Argument(help="the folder of a finished run")],
     collections: Annotated[list[Path], typer.Argument(help="folders in BEIR's layout")],
     measure: Annotated[str, typer.Option(help="what is measured, as ir-measures names it")] = "nDCG@10",
+    as_json: AsJson = False,
 ) -> None:
     """BM25, the untouched student and the best round on several test collections, in one table with the average."""
-    typer.echo(str(evaluate_suite(folder, collections, measure)))
+    table = evaluate_suite(folder, collections, measure)
+    typer.echo(json.dumps(asdict(table), indent=2) if as_json else str(table))
 
 
 def main() -> None:
     """The entry point: errors of the user's input in one paragraph without a traceback, exit code 2."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    warnings.showwarning = lambda message, *rest, **named: _say("warning", message)
     try:
         app()
     except (ValueError, FileNotFoundError, BlockingIOError, ImportError) as error:
@@ -203,6 +211,7 @@ def _work(
         settings, root, bars=bars_on(console), only=only, force=force,
         started=lambda step, state: console.print(f"{step.name}: {STATES.get(state, state)}"),
         finished=lambda step, facts: console.print("".join(f"{line}\n" for line in _notices(step, facts)), end=""),
+        say=console.print,
     )  # fmt: skip
     if main and "report" in (only or steps):
         _print_results(root, as_json)
@@ -220,8 +229,6 @@ def _notices(step: Step, facts: Mapping[str, Any]) -> Iterator[str]:
         if counts := facts.get(of):
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
             yield f"{step.name}: warning: {sum(counts.values())} {what} were left out: {reasons}"
-    if facts.get("audit", "train") != "train":
-        yield f"{step.name}: warning: the audit of its labels says: {facts['audit']} (`retort audit {step.path.parents[1]}`)"
     shown = ((name, value) for name, value in facts.items() if name.startswith(("recall@", "overlap@")))
     yield from (f"{step.name}: {name}: {value:.3f}" for name, value in shown)
 
@@ -247,8 +254,8 @@ def _root(config: Path, out: Path | None) -> Path:
     return out or kept or Path("runs") / config.stem
 
 
-def _say(kind: str, error: Exception) -> None:
-    """An error on standard error, brackets and all."""
+def _say(kind: str, error: Exception | str) -> None:
+    """An error or a warning on standard error, brackets and all."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]{kind}:[/]", escape(str(error)))
 
 

@@ -33,6 +33,7 @@ from retort.plan import Step, refresh_of
 from retort.prepared import Prepared
 from retort.records import Query, Run
 from retort.refreshing import MADE_BY, REFRESH
+from retort.spending import compared
 from retort.store import BILL, COST, read_json
 from retort.text import AnswerMatcher
 
@@ -41,11 +42,16 @@ ROLES: dict[str, Role] = {BM25: "baseline", UNTOUCHED: "student", "teacher": "te
 
 
 def gather_report(steps: Steps, step: Step, prepared: Prepared) -> int:
-    """The number of the best round, chosen on dev; index.html and report.json are in the step's folder."""
+    """The number of the best round, chosen on dev; index.html and report.json are in the step's folder.
+
+    0 where no round's student is better than the untouched one. What a page can show of one round only, it shows of the
+    best, or then of the last.
+    """
     deciding, split = headline(step.config, prepared), _last_split(prepared)
     rounds = range(1, step.config.rounds + 1)
     summaries = [read_json(stage_path(steps, number, "evaluate") / SUMMARY) for number in range(step.config.rounds + 1)]
-    best = max(rounds, key=lambda number: summaries[number]["dev"][f"round-{number}"]["means"][deciding])
+    best = max(range(len(summaries)), key=lambda number: summaries[number]["dev"][student_name(number)]["means"][deciding])
+    shown = best or rounds[-1]
     rows = [
         _run_row(name, facts, best) for summary in summaries for name, facts in summary[split].items() if name != "reader"
     ]
@@ -54,23 +60,32 @@ def gather_report(steps: Steps, step: Step, prepared: Prepared) -> int:
         measure=deciding,
         subtitle=f"{split} split: {len(prepared.splits[split])} questions, {len(prepared.corpus)} passages",
         rows=rows,
-        comparisons=_comparisons(steps, step, split, deciding, best),
+        comparisons=_comparisons(steps, step, split, deciding, shown),
         curves=_curves(steps, rounds),
         tables=[
             *_reader_tables(summaries, split),
             _agreement_table(steps, rounds),
-            *_audit_tables(steps, best, prepared),
+            *_audit_tables(steps, shown, prepared),
             *_refresh_tables(steps, rounds),
             *_query_side_tables(steps, rounds, deciding),
         ],
         costs=_costs(steps),
-        examples=_examples(steps, step, prepared, split, deciding, best),
-        attention=_maps(steps, prepared, best)[: step.config.report.maps],
+        examples=_examples(steps, step, prepared, split, deciding, shown),
+        attention=_maps(steps, prepared, shown)[: step.config.report.maps],
         config=json.loads((step.path.parent / "config.json").read_text()),
         environment=_environment(),
     )
     write_report(report, step.path)
     return best
+
+
+def student_name(number: int) -> str:
+    """What the Run of a round's student is called.
+
+    >>> student_name(0), student_name(2)
+    ('untouched', 'round-2')
+    """
+    return f"round-{number}" if number else UNTOUCHED
 
 
 def _last_split(prepared: Prepared) -> str:
@@ -88,26 +103,26 @@ def _run_row(name: str, facts: Mapping[str, Any], best: int) -> RunRow:
         means=facts["means"],
         intervals=intervals,
         round=place,
-        best=name == f"round-{best}",
+        best=name == student_name(best),
     )
 
 
-def _results(steps: Steps, number: int, split: str, name: str) -> PerQuery:
-    return PerQuery.read(stage_path(steps, number, "evaluate") / RESULTS / f"{split}.{name}.parquet")
+def _results(steps: Steps, number: int, split: str, name: str | None = None) -> PerQuery:
+    """What was measured of a Run of a round, its student's if no other is named."""
+    return PerQuery.read(stage_path(steps, number, "evaluate") / RESULTS / f"{split}.{name or student_name(number)}.parquet")
 
 
-def _comparisons(steps: Steps, step: Step, split: str, measure: str, best: int) -> list[Comparison]:
-    """The best round against BM25, the untouched student and the round before it; one Holm family."""
-    rivals = {name: _results(steps, 0, split, name) for name in (BM25, UNTOUCHED)}
-    if best > 1:
-        rivals[f"round-{best - 1}"] = _results(steps, best - 1, split, f"round-{best - 1}")
-    system = _results(steps, best, split, f"round-{best}")
-    measures = list(
-        dict.fromkeys([measure, *(name for name in ("R@5", "R@20", "has_answer@20") if name in system.measures)])
+def _comparisons(steps: Steps, step: Step, split: str, measure: str, shown: int) -> list[Comparison]:
+    """The round that is shown against BM25 and the untouched student, and each against the one before; one Holm family."""
+    students = [_results(steps, number, split) for number in range(step.config.rounds + 1)]
+    system, bm25 = students[shown], _results(steps, 0, split, BM25)
+    rivals = dict.fromkeys([(shown, 0), *((number, number - 1) for number in range(1, len(students)))])
+    pairs = [(system, bm25), *((students[new], students[old]) for new, old in rivals)]
+    more = (name for name in ("R@5", "R@20", "has_answer@20") if name in system.measures)
+    settings, rng = step.config.evaluate, np.random.default_rng([step.config.seed, 1])
+    return compare(
+        pairs, measures=list(dict.fromkeys([measure, *more])), rng=rng, level=settings.level, samples=settings.samples
     )
-    settings = step.config.evaluate
-    rng = np.random.default_rng([step.config.seed, 1])
-    return compare(system, rivals, measures=measures, rng=rng, level=settings.level, samples=settings.samples)
 
 
 def _curves(steps: Steps, rounds: Sequence[int]) -> list[Curve]:
@@ -182,6 +197,7 @@ def _costs(steps: Steps) -> list[Cost]:
         Cost(
             name, seconds=cost["seconds"], items=cost["items"], unit=cost["unit"], peak_mb=cost["peak_mb"],
             planned_seconds=planned.get(name, {}).get("seconds"),
+            compared=compared(steps[name].stage, planned.get(name, {}), cost, steps[name].path),
             remote=[Remote(**one) for one in cost.get("remote", [])],
         )
         for name, cost in found
@@ -194,7 +210,7 @@ def _examples(steps: Steps, step: Step, prepared: Prepared, split: str, measure:
         Run.read(stage_path(steps, 0, "retrieve") / "student.parquet"),
         round_runs(steps, steps[f"round-{best}/evaluate"])[1],
     )
-    old, new = _results(steps, 0, split, UNTOUCHED), _results(steps, best, split, f"round-{best}")
+    old, new = _results(steps, 0, split), _results(steps, best, split)
     gain = new.measures[measure] - old.measures[measure]
     order = np.argsort(-gain, kind="stable")
     queries = {query.id: query for query in prepared.splits[split]}

@@ -53,6 +53,7 @@ class Job:
     steps: Mapping[str, Step]
     accelerator: Accelerator
     bars: Bars = no_bars
+    say: Callable[[str], None] = lambda text: None  # what a user should know at once
 
     def precision(self) -> AbstractContextManager[None]:
         """The context in which models compute in the precision that was asked for."""

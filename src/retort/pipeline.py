@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from retort import compute
-from retort.auditing import AUDIT, audit_round, refuse
+from retort.auditing import AUDIT, audit_round, heed
 from retort.candidates import curated, to_label
 from retort.checks import check_candidates, check_config, check_grades, check_questions, check_start
 from retort.config import Config, load
+from retort.costs import measured
 from retort.data import read_candidates, read_corpus, read_qrels, read_queries
 from retort.distil.agreement import label_agreement
 from retort.distil.loop import CHECKPOINT, Trained, train
@@ -57,18 +58,19 @@ def run(
     force: bool = False,
     started: Callable[[Step, str], None] = lambda step, state: None,
     finished: Callable[[Step, Facts], None] = lambda step, facts: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Step]:
     """All steps of the run in `root`, done: finished ones are skipped, unfinished ones go on, stale ones are built again.
 
     `only` names steps ("round-1/read") whose inputs have to be done; `force` builds those (or all) again. `started` hears
-    of every step and its state ("forced" with `force`), `finished` what a step found. ValueError, before any work, where
-    the config asks for what cannot be.
+    of every step and its state ("forced" with `force`), `finished` what a step found, `say` what cannot wait for that.
+    ValueError, before any work, where the config asks for what cannot be.
     """
     check_config(config)
     steps = plan(config, root)
     names = list(only or steps)
     check_start(steps, names, force=force)
-    job = Job(steps, compute.accelerator(config.compute, tracking=root / "trackers"), bars)
+    job = Job(steps, compute.accelerator(config.compute, tracking=root / "trackers"), bars, say)
     main = job.accelerator.is_main_process
     with locked(root) if main else nullcontext():
         if main:
@@ -95,7 +97,7 @@ def _perform(job: Job, step: Step, again: bool) -> Facts:
     facts: Facts = {}
     if main or step.stage in SHARED:
         unit = UNITS.get(step.stage, "items")
-        with disk_watched(step.path), compute.measured(step.path, unit, write=main) as meter:
+        with disk_watched(step.path), measured(step.path, unit, write=main) as meter:
             facts = STAGES[step.stage](job, step)
             meter.items = int(facts.get("items", 0))
     job.accelerator.wait_for_everyone()
@@ -185,8 +187,7 @@ def distil(job: Job, step: Step) -> Facts:
     audit = audit_round(job.steps, step.round, prepared)
     if job.accelerator.is_main_process:
         write_json(step.path / AUDIT, audit.plain())
-    if settings.audit == "refuse":
-        refuse(audit)
+    heed(audit, refuse=settings.audit == "refuse", say=lambda text: job.say(f"{step.name}: warning: {text}"))
 
     def validate(candidate: Student) -> float:
         if trouble := sparse_trouble(student, prepared, job):
@@ -257,7 +258,8 @@ def evaluate(job: Job, step: Step) -> Facts:
 def report(job: Job, step: Step) -> Facts:
     """The page, report.json, and best.json, which names the round to use."""
     best = gather_report(job.steps, step, job.prepared)
-    write_json(step.path / "best.json", {"round": best, "model": f"../round-{best}/distil/{MODEL}"})
+    model = f"../round-{best}/distil/{MODEL}" if best else step.config.distil.student.model
+    write_json(step.path / "best.json", {"round": best, "model": model})
     return {"best_round": best}
 
 

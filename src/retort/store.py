@@ -211,14 +211,17 @@ class StageFolder:
             write_json(self.path / STARTED, {"key": self.key, "version": self.version})
         return self.path
 
-    def check_version(self) -> None:
-        """ValueError where a newer version of Retort wrote the folder, because its content would be lost."""
+    def check_version(self, *, force: bool = False) -> None:
+        """ValueError where another version of Retort wrote the folder, as its content would be lost.
+
+        With `force` an older version's may be lost, a newer one's never.
+        """
         for name in (MANIFEST, STARTED):
-            found = read_json(self.path / name).get("version", 0) if (self.path / name).exists() else 0
-            if found > self.version:
+            found = read_json(self.path / name).get("version", 0) if (self.path / name).exists() else self.version
+            if found > self.version or (found < self.version and not force):
                 raise ValueError(
-                    f"{self.path} was written by format version {found}, this Retort writes version {self.version}: "
-                    "use the newer Retort, or remove the folder to build it again"
+                    f"{self.path} was written by format version {found}, this Retort writes version {self.version}: use the "
+                    f"Retort that wrote it, or {'remove the folder' if force else '--force'} to build it again"
                 )
 
     def finish(self, facts: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import numpy as np
 from retort import compute
 from retort.config import Bm25, load
 from retort.data import read_corpus, read_qrels, read_queries
+from retort.data.formats import beir_file
+from retort.evaluation.measure_names import check_measures
 from retort.evaluation.metrics import evaluate
 from retort.evaluation.suites import SuiteTable, suite_table
 from retort.job import Bars, Job, no_bars
 from retort.labelling import MODEL
-from retort.records import Corpus, Run
+from retort.records import Corpus, Qrels, Query, Run
 from retort.searching import bm25_index, search_pool
 from retort.store import read_json
 from retort.students.loading import AnyStudent, load_student
@@ -25,33 +28,58 @@ def evaluate_suite(root: Path, folders: Sequence[Path], measure: str, *, bars: B
     """`measure` of BM25, of the untouched student and of the best one of the finished run in `root`, on each folder.
 
     A folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv; its name is the dataset's, with its parent's where that is
-    cqadupstack. Corpora are held and encoded in memory, one after the other. ValueError: no finished run there.
+    cqadupstack. Corpora are held and encoded in memory, one after the other. ValueError, before any of them is read: no
+    finished run there, an unknown measure, a folder that is no such collection.
     """
     names = [_dataset(folder) for folder in folders]
     if len(set(names)) < len(names):
         raise ValueError(f"the collections are called {names}, expected different names: rename a folder")
+    check_measures([measure])
+    collections = [_collection(folder, measure) for folder in folders]
     if not (root / "report" / "best.json").is_file():
         raise ValueError(f"{root} holds no finished run, expected report/best.json: run `retort run` to its end first")
     config = load(root / "config.json")
     best = read_json(root / "report" / "best.json")["round"]
     job = Job({}, compute.accelerator(config.compute), bars)
-    trained = load_student(config.of_round(best).distil.student, folder=root / f"round-{best}" / "distil" / MODEL)
-    students = {"untouched": load_student(config.distil.student), f"round-{best}": trained}
+    students = {"untouched": load_student(config.distil.student)}
+    if best:
+        folder = root / f"round-{best}" / "distil" / MODEL
+        students[f"round-{best}"] = load_student(config.of_round(best).distil.student, folder=folder)
     results: dict[str, dict[str, dict[str, float]]] = {}
     with bars("collections", len(folders)) as bar:
-        for folder in folders:
-            for name, found in _measured(folder, students, config.retrieve.bm25, measure, job).items():
-                results.setdefault(name, {})[_dataset(folder)] = found
+        for dataset, collection in zip(names, collections, strict=True):
+            for name, found in _measured(collection, students, config.retrieve.bm25, measure, job).items():
+                results.setdefault(name, {})[dataset] = found
             bar()
     return suite_table(results, measure)
 
 
+@dataclass(frozen=True)
+class _Collection:
+    """The questions of a test collection that have grades, and those; its passages are read when they are searched."""
+
+    folder: Path
+    queries: list[Query]
+    qrels: Qrels
+
+
+def _collection(folder: Path, measure: str) -> _Collection:
+    """ValueError where the folder lacks a file, or its questions what the measure needs."""
+    beir_file(folder, "corpus")
+    qrels = read_qrels(str(folder), "test")
+    queries = [query for query in read_queries(str(folder)) if query.id in qrels.grades]
+    if not queries:
+        raise ValueError(f"{folder}: none of its questions is graded in qrels/test.tsv, expected some; look at the ids")
+    if measure.startswith("has_answer") and not all(query.answers for query in queries):
+        raise ValueError(f"{folder}: its questions have no answers, which {measure} needs: take another measure")
+    return _Collection(folder, queries, qrels)
+
+
 def _measured(
-    folder: Path, students: Mapping[str, AnyStudent], bm25: Bm25, measure: str, job: Job
+    collection: _Collection, students: Mapping[str, AnyStudent], bm25: Bm25, measure: str, job: Job
 ) -> dict[str, dict[str, float]]:
     """The measure of each system on one collection."""
-    corpus, qrels = Corpus.from_passages(read_corpus(str(folder))), read_qrels(str(folder), "test")
-    queries = [query for query in read_queries(str(folder)) if query.id in qrels.grades]
+    corpus, queries = Corpus.from_passages(read_corpus(str(collection.folder))), collection.queries
     depth = 1 + max(DEPTH, *map(int, re.findall(r"@(\d+)$", measure)))
     runs = [bm25_index(corpus, bm25).search(queries, depth, name="bm25")]
     passages = list(corpus)
@@ -60,7 +88,7 @@ def _measured(
         scores, rows = search_pool(student, passages, queries, depth, job)
         runs.append(Run.build(name, [query.id for query in queries], rows, scores))
     runs = [_without_itself(run, corpus) for run in runs]
-    found = [evaluate(run, corpus, queries=queries, measures=[measure], qrels=qrels) for run in runs]
+    found = [evaluate(run, corpus, queries=queries, measures=[measure], qrels=collection.qrels) for run in runs]
     return {run.name: one.means() for run, one in zip(runs, found, strict=True)}
 
 

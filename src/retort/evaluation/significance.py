@@ -1,6 +1,6 @@
 """How sure a difference is: bootstrap intervals over queries, a paired randomisation test, and Holm's correction."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -38,39 +38,38 @@ class Comparison:
 
 
 def compare(
-    system: PerQuery,
-    baselines: Mapping[str, PerQuery],
+    pairs: Sequence[tuple[PerQuery, PerQuery]],
     *,
     measures: Sequence[str],
     rng: np.random.Generator,
     level: float = 0.95,
     samples: int = 10_000,
 ) -> list[Comparison]:
-    """`system` against each baseline in each measure, in that order, with Holm's correction over all of them.
+    """The first of each pair against the second in each measure, in that order, with Holm's correction over all of them.
 
     The values are paired by query id, in whatever order they stand. ValueError names a query or a measure that one side
     lacks: leaving queries out would compare two different questions.
 
     >>> new = PerQuery("new", ("q1", "q2"), {"R@1": np.array([1.0, 1.0])})
     >>> old = PerQuery("old", ("q2", "q1"), {"R@1": np.array([1.0, 0.0])})
-    >>> found = compare(new, {"bm25": old}, measures=["R@1"], rng=np.random.default_rng(0))[0]
+    >>> found = compare([(new, old)], measures=["R@1"], rng=np.random.default_rng(0))[0]
     >>> found.difference, found.p, (found.wins, found.ties, found.losses)
     (0.5, 1.0, (1, 1, 0))
     """
-    pairs = {name: baseline.select(_same_queries(system, baseline)) for name, baseline in baselines.items()}
+    aligned = [(system, baseline.select(_same_queries(system, baseline))) for system, baseline in pairs]
     cases = [
-        (name, measure, _values(system, measure), _values(baseline, measure))
-        for name, baseline in pairs.items()
+        (system.name, baseline.name, measure, _values(system, measure), _values(baseline, measure))
+        for system, baseline in aligned
         for measure in measures
     ]
-    p_values = np.array([paired_randomisation(a, b, samples=samples, rng=rng) for _, _, a, b in cases])
+    p_values = np.array([paired_randomisation(a, b, samples=samples, rng=rng) for *_, a, b in cases])
     found = []
-    for (name, measure, a, b), p, adjusted in zip(cases, p_values, holm(p_values), strict=True):
+    for (system, baseline, measure, a, b), p, adjusted in zip(cases, p_values, holm(p_values), strict=True):
         low, high = bootstrap_interval(a - b, level=level, samples=samples, rng=rng)
         found.append(
             Comparison(
-                system=system.name,
-                baseline=name,
+                system=system,
+                baseline=baseline,
                 measure=measure,
                 mean=float(a.mean()),
                 baseline_mean=float(b.mean()),

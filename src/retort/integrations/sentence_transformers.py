@@ -141,6 +141,8 @@ class ObjectiveLoss(torch.nn.Module):
         parts = dict(zip(self.labels, labels.detach().float().chunk(len(self.labels), dim=1), strict=True))
         numbers = torch.arange(rows * count, device=labels.device).reshape(rows, count)
         marks = parts.get("positive", (numbers % count < self.positives).float())
+        if not parts["scores"].isfinite().all():
+            raise ValueError("found teacher scores that are not finite: drop those rows, or give every passage a score")
         if not self._looked:
             self._check_labels(parts, marks)
         return Batch(
@@ -173,8 +175,6 @@ class ObjectiveLoss(torch.nn.Module):
         count = marks.shape[1]
         if count < 2 and "scores" in self.needs:
             raise ValueError("found 1 passage a query, expected at least 2: one alone has nothing to be ranked against")
-        if not parts["scores"].isfinite().all():
-            raise ValueError("found teacher scores that are not finite: drop those rows, or give every passage a score")
         if not torch.isin(marks, torch.tensor([0.0, 1.0], device=marks.device)).all():
             raise ValueError("found 'positive' values other than 0 and 1: expected 1 for a positive, else 0")
         if "ranks" in parts and (parts["ranks"] < 1).any():
