@@ -29,7 +29,7 @@ def main() -> None:
     for measure, values in bm25.measures.items():
         low, high = bootstrap_interval(values, rng=rng)
         print(f"bm25 {measure:12} {values.mean():.3f} (95% {low:.3f} to {high:.3f})")
-    for found in compare(bm25, {chance.name: chance}, measures=MEASURES, rng=rng):
+    for found in compare([(bm25, chance)], measures=MEASURES, rng=rng):
         print(f"bm25 - {found.baseline} {found.measure:12} {found.difference:+.3f}, p {found.adjusted_p:.3f}")
 
 

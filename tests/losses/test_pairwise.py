@@ -51,13 +51,16 @@ FIRST = torch.tensor([[True, False, False]] * 2)
 
 
 def test_the_margins_that_other_libraries_print_follow_from_the_rows():
-    """The shared fixture: sentence-transformers (positive against each), naver (all K^2 pairs), RankNet of Lightning IR."""
+    """The shared fixture: sentence-transformers (positive against each), naver (all K^2 pairs), Lightning IR (ordered)."""
     torch.testing.assert_close(margin_mse(STUDENT, TEACHER, FIRST).mean(), torch.tensor(3.5625, dtype=torch.float64))
     naver = margin_mse_all(STUDENT, TEACHER).mean() * 6 / 9
     torch.testing.assert_close(naver, torch.tensor(2.3888888889, dtype=torch.float64))
     pairs = torch.tensor([3, 2])  # that the teacher orders
     lightning = (ranknet(STUDENT, TEACHER) * pairs).sum() / pairs.sum()
     torch.testing.assert_close(lightning, torch.tensor(0.4536252703, dtype=torch.float64), atol=1e-9, rtol=0)
+    # the teacher orders every pair of the first row; in the second it ties the negatives, and orders the first before each
+    ordered = torch.stack([margin_mse_all(STUDENT, TEACHER)[0], margin_mse(STUDENT, TEACHER, FIRST)[1]])
+    torch.testing.assert_close((ordered * pairs).sum() / pairs.sum(), torch.tensor(3.05, dtype=torch.float64))
 
 
 def test_rows_without_a_pair_cost_nothing():
