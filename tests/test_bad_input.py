@@ -159,6 +159,24 @@ def test_bad_candidates_are_refused_by_the_first_stage(lines, message, sources, 
     assert refused(candidates(sources, tmp_path, lines), tmp_path / "run", message) == ["prepare"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["q0 Q0 p0 1 2.0 x", "q0 Q0 p1 2 nan x"], "finite number"),
+        (
+            [f"q{i} Q0 p{j} 1 {9 - j % 7} x" for i in range(20) for j in (i, i + 1)],
+            "scores two passages of none of the 6 dev",
+        ),
+        ([f"q{i} Q0 p{i} 1 2.0 x" for i in range(34)], "scores two passages of none of the 20 train questions"),
+    ],
+    ids=["nan", "no dev question", "one passage each"],
+)
+def test_bad_scores_of_a_late_round_are_refused_by_the_first_stage(lines, message, sources, tmp_path):
+    (tmp_path / "scores.trec").write_text("\n".join(lines) + "\n")
+    late = {"label": {"teachers": [{"kind": "run", "scores": str(tmp_path / "scores.trec")}]}}
+    assert refused(settings(sources, overrides={2: late}), tmp_path / "run", message) == ["prepare"]
+
+
 def test_candidates_of_train_alone_are_refused(sources, tmp_path):
     lines = [f"q{i} Q0 p{j} {k} {2 - k} x" for i in range(20) for k, j in enumerate((i, i + 1))]
     refused(candidates(sources, tmp_path, lines), tmp_path / "run", "none of the 6 dev questions has two candidates")

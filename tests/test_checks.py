@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from retort.checks import check_candidates, check_config, check_grades, check_questions, check_start
-from retort.config import Label
 from retort.plan import VERSIONS, plan
 from retort.prepared import CORPUS, Prepared, write_prepared
 from retort.records import Corpus, Passage, Qrels, Query, Run
@@ -30,6 +29,15 @@ def run(**rows) -> Run:
 
 def test_the_tiny_config_is_good(sources):
     check_config(config(sources))
+
+
+def test_a_model_that_is_not_there_is_named_with_its_place_in_the_config(sources, tmp_path):
+    missing = str(tmp_path / "nothing")
+    with pytest.raises(ValueError, match=f"distil.student: model '{missing}': no config.json"):
+        check_config(config(sources, distil={"student": {"model": missing}}))
+    teacher = {"teachers": [{"kind": "bm25"}, {"kind": "cross_encoder", "model": missing}]}
+    with pytest.raises(ValueError, match=f"label.teachers.1: model '{missing}'"):
+        check_config(config(sources, label=teacher))
 
 
 @pytest.mark.parametrize(
@@ -148,25 +156,43 @@ def test_grades_of_an_unknown_passage_are_refused_with_their_source():
 
 
 def test_one_question_of_each_split_with_two_candidates_is_enough(tmp_path):
-    check_candidates(run(a=[0, 1], b=[0], c=[1, 2]), prepared(tmp_path), Label())
+    check_candidates(run(a=[0, 1], b=[0], c=[1, 2]), prepared(tmp_path), config(tmp_path))
 
 
 def test_candidates_behind_the_depth_of_labels_do_not_count(tmp_path):
     with pytest.raises(ValueError, match=r"none of the 2 train questions has two candidates within label.depth 1"):
-        check_candidates(run(a=[0, 1], c=[1, 2]), prepared(tmp_path), Label(depth=1))
+        check_candidates(run(a=[0, 1], c=[1, 2]), prepared(tmp_path), config(tmp_path, label={"depth": 1}))
 
 
 def test_candidates_need_an_answer_where_labels_do(tmp_path):
-    found, required = prepared(tmp_path), Label(require_answer=True)
+    found, required = prepared(tmp_path), config(tmp_path, label={"require_answer": True})
     check_candidates(run(a=[0, 2], b=[0, 1], c=[1, 2]), found, required)
     with pytest.raises(ValueError, match=r"none of the 2 train questions has two candidates, one of them with an answer"):
         check_candidates(run(a=[0, 1], b=[0, 1], c=[1, 2]), found, required)
+
+
+def test_candidates_need_an_answer_and_a_passage_without_one_where_a_loss_reads_positives(tmp_path):
+    found, contrast = prepared(tmp_path), config(tmp_path, distil={"objectives": [{"name": "bkl"}]})
+    check_candidates(run(a=[0, 2], b=[0, 1], c=[1, 2]), found, contrast)
+    for lists in ({"a": [0, 1], "b": [0, 1]}, {"a": [2], "b": [0, 1]}):
+        with pytest.raises(ValueError, match="has two candidates, one of them with an answer and one without"):
+            check_candidates(run(**lists, c=[1, 2]), found, contrast)
+    graded = config(tmp_path, distil={"objectives": [{"name": "bkl"}], "positives": "qrels"})
+    check_candidates(run(a=[0, 1], b=[0, 1], c=[1, 2]), found, graded)
 
 
 @pytest.mark.parametrize(
     ("distil", "message"),
     [
         ({"ranks_every": 5}, "no objective reads ranks"),
+        ({"objectives": [{"name": "bkl"}], "negatives": {"system": "bm25"}}, "is 'bm25' without a window"),
+        ({"objectives": [{"name": "bkl"}], "negatives": {"system": "file", "window": 3}}, "prepare.candidates is not set"),
+        ({"objectives": [{"name": "bkl"}], "positives": "scores"}, "no teacher is a file of scores"),
+        ({"objectives": [{"name": "emdr2"}]}, r"the objective emdr2 reads log-likelihoods, .*expected the one teacher"),
+        (
+            {"objectives": [{"name": "cl_drd"}], "candidates": 10},
+            "teacher's first 10 from the rest, and distil.candidates is 10",
+        ),
         ({"negatives": {"window": 5}}, "distil.negatives is set, but nothing reads positives"),
         ({"objectives": [{"name": "bkl"}], "positives": "qrels"}, "expected prepare.positives"),
         (

@@ -5,14 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from retort.candidates import as_ranked, cut, with_positives, within
+from retort.candidates import as_ranked, curated, cut, with_positives, within
+from retort.compute import accelerator
 from retort.config import parse
+from retort.distil.sampling import Labelled
+from retort.job import Job
 from retort.labelling import LABELS, teacher_names
 from retort.pipeline import run
 from retort.plan import plan
 from retort.prepared import Prepared
 from retort.records import Run
-from tiny_run import config
+from tiny_run import SPLITS, config, settings, write_lines
 
 SEARCHED = ["prepare", *(f"round-0/{stage}" for stage in ("encode", "index", "retrieve"))]
 
@@ -49,6 +52,69 @@ def test_positives_that_no_search_found_are_labelled_where_train_questions_have_
     for number, query in enumerate(prepared.splits["train"]):
         assert f"p{(number + 17) % 40}" in prepared.corpus.ids(labels.of(query.id)[0])
         assert len(labels.of(query.id)[0]) in (3, 4)
+
+
+def test_positives_may_be_those_that_a_file_of_scores_names(sources, tmp_path):
+    prepared = {"corpus": [json.loads(line) for line in (sources / "corpus.jsonl").read_text().splitlines()]}
+    texts = [row["text"] for row in prepared["corpus"]]
+    asked = [json.loads(line) for split in SPLITS for line in (sources / f"{split}.jsonl").read_text().splitlines()]
+    lines = [
+        {"query": one["question"], "pos": [texts[(i + 3) % 40]], "neg": [texts[i], texts[(i + 9) % 40]],
+         "pos_scores": [1.0], "neg_scores": [2.0, -1.0]}
+        for i, one in enumerate(asked)
+    ]  # fmt: skip
+    scores = write_lines(tmp_path / "scores.jsonl", lines)
+    chosen = config(
+        sources, rounds=1, label={"teachers": [{"kind": "run", "scores": str(scores)}]},
+        distil={"objectives": [{"name": "bkl"}], "positives": "scores", "sample": "positive", "candidates": 3},
+    )  # fmt: skip
+    steps = run(chosen, tmp_path / "run", only=[*SEARCHED, "round-1/label", "round-1/distil"])
+    job = Job(steps, accelerator(chosen.compute))
+    labels = Run.read(steps["round-1/label"].path / LABELS)
+    curation, kept = curated(job, steps["round-1/distil"], "train"), job.prepared.splits["train"][2]
+    rows, values = labels.of(kept.id)
+    found, _ = curation(Labelled(kept, rows, values, np.zeros(3, bool)))
+    assert job.prepared.corpus.ids(found.passages[found.positive]) == ["p5"]
+
+
+def test_candidates_may_come_in_a_file_for_each_split_that_number_their_questions_alike(sources, tmp_path):
+    queries, listed = {}, {}
+    for split in ("train", "dev"):
+        rows = [json.loads(line) for line in (sources / f"{split}.jsonl").read_text().splitlines()]
+        queries[split] = str(
+            write_lines(tmp_path / f"{split}.jsonl", [{k: row[k] for k in ("question", "answers")} for row in rows])
+        )
+        ctxs = [[{"id": f"p{(SPLITS[split][i] + j) % 40}", "score": 3 - j} for j in range(3)] for i in range(len(rows))]
+        lines = [
+            {"question": row["question"], "answers": row["answers"], "ctxs": own}
+            for row, own in zip(rows, ctxs, strict=True)
+        ]
+        listed[split] = str(write_lines(tmp_path / f"{split}-candidates.jsonl", lines))
+    values = settings(sources, rounds=1, retrieve={"first": ["file"]}, evaluate={"measures": [], "headline": "has_answer@1"})
+    values["prepare"] = {"corpus": values["prepare"]["corpus"], "queries": queries, "candidates": listed}
+    steps = run(parse(values), tmp_path / "run", only=["prepare"])
+    prepared, found = Prepared(steps["prepare"].path), Run.read(steps["prepare"].path / "candidates.parquet")
+    assert prepared.splits["dev"][0].id == "dev-q0"
+    for split in ("train", "dev"):
+        for number, query in zip(SPLITS[split], prepared.splits[split], strict=True):
+            assert prepared.corpus.ids(found.of(query.id)[0]) == [f"p{(number + j) % 40}" for j in range(3)]
+
+
+def test_ranks_that_are_renewed_in_training_leave_those_of_dev_as_the_search_has_them(sources, tmp_path):
+    chosen = config(
+        sources, rounds=1, label={"teachers": [{"kind": "bm25"}]},
+        distil={"objectives": [{"name": "ckl", "gamma": 2.0, "alpha": 1.0}], "ranks_every": 2, "sample": "positive"},
+    )  # fmt: skip
+    steps = run(chosen, tmp_path, only=[*SEARCHED, "round-1/label", "round-1/distil"])
+    assert steps["round-1/distil"].folder.state() == "done"
+
+
+def test_a_reader_is_judged_on_as_many_passages_as_it_was_chosen_on(copied, sources, monkeypatch):
+    seen = []
+    monkeypatch.setattr("retort.labelling.answer_groups", lambda reader, groups, *rest, **named: seen.extend(groups) or {})
+    chosen = config(sources, label={"depth": 2}, read={"evaluate_passages": 5})
+    run(chosen, copied, only=["round-1/read", "round-1/label"])
+    assert {len(group.passages) for group in seen} == {5}
 
 
 def test_a_card_names_every_teacher(sources):
@@ -122,9 +188,7 @@ def test_scores_without_a_dev_question_are_refused_before_another_teacher_works(
         {"kind": "cross_encoder", "model": str(sources / "student")},
         {"kind": "run", "scores": str(tmp_path / "train.trec")},
     ]
-    with pytest.raises(
-        ValueError, match=r"train.trec scores two passages among the candidates of none of the 6 dev questions"
-    ):
+    with pytest.raises(ValueError, match=r"train.trec scores two passages of none of the 6 dev questions"):
         run(config(sources, rounds=1, label={"teachers": teachers}), tmp_path / "run", only=[*SEARCHED, "round-1/label"])
 
 

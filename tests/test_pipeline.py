@@ -150,7 +150,7 @@ def test_a_folder_of_a_newer_version_is_refused_before_any_work(copied, sources)
     manifest = copied / "round-2" / "read" / MANIFEST
     manifest.write_text(json.dumps({**read_json(manifest), "version": 99}))
     before = times(copied)
-    with pytest.raises(ValueError, match=r"round-2/read was written by format version 99, .* use the newer Retort"):
+    with pytest.raises(ValueError, match=r"round-2/read was written by format version 99, .* use the Retort that wrote it"):
         run(config(sources, distil={"steps": 2}), copied)
     assert times(copied) == before
 
@@ -350,6 +350,20 @@ def test_a_search_needs_neither_the_sources_nor_the_folder_of_the_run_that_made_
     before = read_json(copied / "prepare" / MANIFEST)
     assert len(search_run(copied, "what has the king", 2)) == 2
     assert read_json(copied / "prepare" / MANIFEST) == before
+
+
+def test_a_search_for_nothing_is_refused(finished):
+    with pytest.raises(ValueError, match="the question is empty"):
+        search_run(finished, "  ", 2)
+
+
+def test_prose_is_cut_into_passages_of_as_many_words_as_are_asked_for(sources, tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "one.txt").write_text("The king has a red ship. " * 12)
+    values = settings(sources)
+    values["prepare"] |= {"corpus": str(tmp_path / "texts"), "qrels": {}, "words": 12}
+    run(parse(values), tmp_path / "run", only=["prepare"])
+    assert {len(passage.text.split()) for passage in Prepared(tmp_path / "run" / "prepare").corpus} == {12}
 
 
 def test_a_search_in_an_unfinished_run_is_refused(copied):

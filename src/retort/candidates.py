@@ -3,16 +3,34 @@
 Between the pipeline and the families; who labels them is in labelling.py.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from retort.data import read_candidates, read_scores
 from retort.distil.curation import Curation, Positives, answer_bearing, graded, positive_rows
 from retort.job import Job
 from retort.plan import Step, reads, uses_grades
-from retort.prepared import CANDIDATES
-from retort.records import Run
+from retort.prepared import CANDIDATES, Prepared
+from retort.records import Qrels, Query, Run
 
 NONE = np.zeros(0, np.int32)
+
+
+def listed(source: str | Mapping[str, str], splits: Mapping[str, Sequence[Query]], prepared: Prepared) -> Run:
+    """The user's candidates for the prepared questions: of one file, or of a file for each split.
+
+    `splits` are the questions as they were read: a split's own file knows them by those ids.
+    """
+    if isinstance(source, str):
+        return read_candidates(source, prepared.queries, prepared.corpus)
+    lists: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for split, file in source.items():
+        found = read_candidates(file, splits[split], prepared.corpus)
+        lists |= {new.id: found.of(old.id) for old, new in zip(splits[split], prepared.splits[split], strict=True)}
+    ids = [query.id for query in prepared.queries if query.id in lists]
+    return Run.build("file", ids, [lists[query][0] for query in ids], [lists[query][1] for query in ids])
 
 
 def to_label(job: Job, step: Step) -> Run:
@@ -75,6 +93,15 @@ def as_ranked(run: Run, candidates: Run, name: str) -> Run:
     return Run.build(name, ids, passages, values)
 
 
+def _grades(job: Job, step: Step, split: str) -> Qrels | None:
+    """What says which candidates are positives, None where answers do."""
+    prepared = job.prepared
+    if step.config.distil.positives == "scores":
+        files = [teacher.scores for teacher in step.config.label.teachers if teacher.scores is not None]
+        return read_scores(files[0], prepared.queries, prepared.corpus).grades
+    return prepared.qrels(split) if uses_grades(step.config) else None
+
+
 def _list(run: Run, query: str) -> tuple[Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
     """The passages and scores of a question, none where the Run lacks it."""
     return run.of(query) if query in run else (NONE, np.zeros(0, np.float32))
@@ -85,14 +112,13 @@ def curated(job: Job, step: Step, split: str) -> Curation:
     settings, before, needed = step.config.distil, job.path(step.round - 1, "retrieve"), reads(step.config)
     mark = ranking = shortlist = None
     if "positive" in needed:
-        qrels = job.prepared.qrels(split) if uses_grades(step.config) else None
-        corpus = job.prepared.corpus
+        qrels, corpus = _grades(job, step, split), job.prepared.corpus
         mark = answer_bearing(corpus) if qrels is None else graded(positive_rows(qrels, corpus))
     if "ranks" in needed and (settings.ranks_every is None or split != "train"):  # those of dev are not renewed
         ranking = Run.read(before / "student.parquet")
     negatives = settings.negatives
     if split == "train" and mark is not None and negatives.window:
-        folder = job.path(0, "retrieve") if negatives.system == "bm25" else before
+        folder = before if negatives.system == "student" else job.path(0, "retrieve")
         shortlist = Run.read(folder / f"{negatives.system}.parquet")
     margin = negatives.teacher_margin if split == "train" else None
     return Curation(mark=mark, ranking=ranking, shortlist=shortlist, window=negatives.window, teacher_margin=margin)

@@ -10,10 +10,11 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from retort import compute
-from retort.config import Config, Distil, Label, Negatives
+from retort.config import Config, Distil, Negatives
 from retort.data import check_source
 from retort.evaluation.measure_names import check_measures
 from retort.evidence import headline, measures_of
+from retort.losses.objectives import CLDRD
 from retort.making import check_teacher, server_of
 from retort.plan import Step, models_of, reads, rerank_depth, score_files, sources, stored_round, uses_grades
 from retort.prepared import Prepared
@@ -42,6 +43,8 @@ def check_config(config: Config) -> None:
         raise ValueError("retrieve.first holds 'file' but prepare.candidates is not set: name the file of candidates")
     if config.prepare.candidates is not None and "file" not in config.retrieve.first:
         raise ValueError(f"prepare.candidates is set but retrieve.first is {config.retrieve.first}: add 'file' to it")
+    if isinstance(config.prepare.candidates, dict) and (unasked := sorted(set(config.prepare.candidates) - set(splits))):
+        raise ValueError(f"prepare.candidates names {unasked}, which prepare.queries does not: give the questions too")
     for since, sections in config.overrides.items():
         if fixed := sorted(set(sections) - set(ROUNDS_ONLY)):
             raise ValueError(f"overrides.{since} changes {fixed}, expected sections of a round, {ROUNDS_ONLY}: move it up")
@@ -99,17 +102,21 @@ def check_grades(qrels: Iterable[tuple[str, Qrels]], corpus: Corpus) -> None:
             raise ValueError(f"{source}: {error}") from error
 
 
-def check_candidates(candidates: Run, prepared: Prepared, settings: Label) -> None:
+def check_candidates(candidates: Run, prepared: Prepared, config: Config) -> None:
     """Refuse candidates from which nothing can be learnt, before a reader is trained on them."""
+    settings, with_answer, without = config.label, config.label.require_answer, False
+    if config.distil.positives == "answers" and "positive" in reads(config):
+        with_answer = without = True
 
     def teaches(query: Query) -> bool:
         rows = candidates.of(query.id)[0][: settings.depth].tolist() if query.id in candidates else []
         matches = AnswerMatcher(query.answers).matches
-        return len(rows) > 1 and (not settings.require_answer or any(matches(prepared.corpus[row].text) for row in rows))
+        held = [matches(prepared.corpus[row].text) for row in rows] if with_answer else []
+        return len(rows) > 1 and (not with_answer or any(held)) and not (without and all(held))
 
     for split in ("train", "dev"):
         if not any(map(teaches, prepared.splits[split])):
-            wanted = "two candidates, one of them with an answer" if settings.require_answer else "two candidates"
+            wanted = "two candidates" + with_answer * ", one of them with an answer" + without * " and one without"
             raise ValueError(
                 f"none of the {len(prepared.splits[split])} {split} questions has {wanted} within label.depth "
                 f"{settings.depth}: expected that of some, since one passage leaves nothing to rank; look at the run "
@@ -119,15 +126,25 @@ def check_candidates(candidates: Run, prepared: Prepared, settings: Label) -> No
 
 def _check_round(config: Config) -> None:
     """The settings of one round."""
-    models = [config.distil.student, *([config.read] if config.label.reads else []), *config.label.teachers]
-    for section in models:
-        if section.model is not None:
-            compute.model_path(section.model, section.sha256)
+    models = {f"label.teachers.{number}": teacher for number, teacher in enumerate(config.label.teachers)}
+    models |= {"distil.student": config.distil.student, **({"read": config.read} if config.label.reads else {})}
+    for place, section in models.items():
+        try:
+            compute.model_path(section.model, section.sha256) if section.model is not None else None
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
     if uses_grades(config) and (config.prepare.positives is None or "dev" not in config.prepare.qrels):
         raise ValueError(
             "distil.positives is 'qrels' and an objective reads positives: expected prepare.positives (grades of train "
             "questions) and prepare.qrels.dev; give both, or set distil.positives to 'answers'"
         )
+    if config.distil.positives == "scores" and not any(teacher.scores for teacher in config.label.teachers):
+        raise ValueError(
+            "distil.positives is 'scores', but no teacher is a file of scores: give one of kind run, or change it"
+        )
+    if config.distil.negatives.system == "file" and config.prepare.candidates is None:
+        raise ValueError("distil.negatives.system is 'file', but prepare.candidates is not set: name the file of candidates")
+    _check_objectives(config)
     _check_unused(config.distil, reads(config))
     _check_index(config)
     for number, teacher in enumerate(config.label.teachers):
@@ -144,6 +161,24 @@ def _check_round(config: Config) -> None:
     asked = [*config.evaluate.measures, *([config.evaluate.headline] if config.evaluate.headline else [])]
     if asked:
         check_measures(asked)
+
+
+def _check_objectives(config: Config) -> None:
+    """EMDR2 takes its labels for log-likelihoods of the answer, as they are; CL-DRD ranks those that a step draws."""
+    for one in config.distil.objectives:
+        head, drawn = (one.heads or CLDRD().heads)[-1], config.distil.candidates
+        if one.name == "cl_drd" and head >= drawn:
+            raise ValueError(
+                f"the objective cl_drd tells the teacher's first {head} from the rest, and distil.candidates is {drawn}: "
+                "expected more candidates, or fewer in `heads`"
+            )
+        if one.name == "emdr2":
+            teachers = [(teacher.kind, teacher.signal) for teacher in config.label.teachers]
+            if teachers != [("fid", "emdr2")] or config.label.entropy or one.teacher_temperature:
+                raise ValueError(
+                    f"the objective emdr2 reads log-likelihoods, and the teachers are {teachers}: expected the one teacher "
+                    "{kind: fid, signal: emdr2}, no label.entropy and no teacher_temperature; or take kl"
+                )
 
 
 def _check_index(config: Config) -> None:
@@ -191,6 +226,11 @@ def _check_unused(distil: Distil, needed: frozenset[str]) -> None:
     if distil.ranks_every is not None and "ranks" not in needed:
         raise ValueError(
             "distil.ranks_every is set, but no objective reads ranks: expected ckl with alpha above 0; unset it"
+        )
+    if distil.negatives.system != "student" and distil.negatives.window is None:
+        raise ValueError(
+            f"distil.negatives.system is {distil.negatives.system!r} without a window: expected distil.negatives.window, "
+            "how far down its ranking negatives may stand"
         )
     if distil.negatives != Negatives() and "positive" not in needed:
         raise ValueError(

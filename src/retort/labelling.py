@@ -14,9 +14,11 @@ import numpy as np
 from retort.candidates import as_ranked, cut, known_positives, within
 from retort.config import Config, TeacherSettings
 from retort.data import read_scores
+from retort.data.scores import TeacherScores
 from retort.job import Job
 from retort.making import client_of, made_teacher
 from retort.plan import Step
+from retort.prepared import Prepared
 from retort.records import Group, Run
 from retort.store import COST, PARTS, read_json, write_json, write_parts
 from retort.teachers.fid.model import Reader
@@ -119,6 +121,13 @@ def teacher_names(config: Config) -> str:
     return " + ".join(texts) + (f", fused by {config.label.fuse}" if len(texts) > 1 else "")
 
 
+def check_files(config: Config, prepared: Prepared) -> None:
+    """ValueError where a file of scores, of any round, could not be trained on: read early, as its round may be late."""
+    teachers = [one for number in range(1, config.rounds + 1) for one in config.of_round(number).label.teachers]
+    for file, squashed in dict.fromkeys((one.scores, one.squashed) for one in teachers if one.scores is not None):
+        _check_pairs(_read_scores(file, squashed, prepared).run, file, prepared)
+
+
 def _file_scores(job: Job, step: Step, settings: TeacherSettings, candidates: Run, aside: Counter[str]) -> Run:
     """The scores in a file: its own lists where it is the only teacher, else those of the candidates.
 
@@ -126,19 +135,29 @@ def _file_scores(job: Job, step: Step, settings: TeacherSettings, candidates: Ru
     """
     assert settings.scores is not None
     prepared, label = job.prepared, step.config.label
-    found = read_scores(settings.scores, prepared.queries, prepared.corpus)
-    if not settings.squashed:
-        check_raw(found.run.scores, settings.scores)
+    found = _read_scores(settings.scores, settings.squashed, prepared)
     alone = len(label.teachers) == 1
     run = cut(found.run, label.depth, known_positives(job, step)) if alone else within(found.run, candidates)
+    _check_pairs(run, settings.scores, prepared, "" if alone else " among the candidates")
+    aside.update({reason: one.count for reason, one in found.aside.items()})
+    return run
+
+
+def _read_scores(file: str, squashed: bool, prepared: Prepared) -> TeacherScores:
+    """What a file says of the questions; ValueError where a sigmoid has squashed it and nobody said so."""
+    found = read_scores(file, prepared.queries, prepared.corpus)
+    if not squashed:
+        check_raw(found.run.scores, file)
+    return found
+
+
+def _check_pairs(run: Run, file: str, prepared: Prepared, where: str = "") -> None:
     for split in ("train", "dev"):
         if not any(query.id in run and len(run.of(query.id)[0]) > 1 for query in prepared.splits[split]):
             raise ValueError(
-                f"{settings.scores} scores two passages{'' if alone else ' among the candidates'} of none of the "
-                f"{len(prepared.splits[split])} {split} questions, expected that of some: give a file that scores them"
+                f"{file} scores two passages{where} of none of the {len(prepared.splits[split])} {split} questions, "
+                "expected that of some: give a file that scores them"
             )
-    aside.update({reason: one.count for reason, one in found.aside.items()})
-    return run
 
 
 def _made_scores(job: Job, step: Step, number: int, name: str, candidates: Run) -> tuple[Run, Counter[str]]:

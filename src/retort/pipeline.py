@@ -12,11 +12,11 @@ from typing import Any
 
 from retort import compute
 from retort.auditing import AUDIT, audit_round, heed
-from retort.candidates import curated, to_label
+from retort.candidates import curated, listed, to_label
 from retort.checks import check_candidates, check_config, check_grades, check_questions, check_start
 from retort.config import Config, load
 from retort.costs import measured
-from retort.data import read_candidates, read_corpus, read_qrels, read_queries
+from retort.data import read_corpus, read_qrels, read_queries
 from retort.distil.agreement import label_agreement
 from retort.distil.loop import CHECKPOINT, Trained, train
 from retort.distil.method import Method
@@ -25,7 +25,7 @@ from retort.gathering import gather_report
 from retort.indexes.bm25 import BM25Index
 from retort.indexes.union import union
 from retort.job import Bar, Bars, Job, by_step, no_bars
-from retort.labelling import LABELS, MODEL, labelled, looked_at, reader_answers, teacher_names
+from retort.labelling import LABELS, MODEL, check_files, labelled, looked_at, reader_answers, teacher_names
 from retort.losses import build
 from retort.plan import Step, answered_splits, only_graded, plan
 from retort.prepared import CANDIDATES, CORPUS, Prepared, asked_of, distinct, limited, write_prepared
@@ -122,16 +122,17 @@ def prepare(job: Job, step: Step) -> Facts:
             raise ValueError(f"{graded[split]} grades none of the {len(found)} {split} questions: expected grades of some")
         splits[split] = limited(kept, settings.limit.get(split))
     with job.bars("corpus", None) as bar, write_atomic(step.path / CORPUS) as path:
-        count = Corpus.write(path, _counted(read_corpus(settings.corpus), bar))
+        count = Corpus.write(path, _counted(read_corpus(settings.corpus, words=settings.words), bar))
     write_prepared(step.path, *distinct(splits, qrels))
     prepared = Prepared(step.path)
     check_grades(zip(graded.values(), qrels.values(), strict=True), prepared.corpus)
     check_questions(step.config, prepared)
     if settings.candidates:
-        found = read_candidates(settings.candidates, prepared.queries, prepared.corpus)
+        found = listed(settings.candidates, splits, prepared)
         if step.config.retrieve.first == ["file"]:
-            check_candidates(found, prepared, step.config.label)
+            check_candidates(found, prepared, step.config)
         found.write(step.path / CANDIDATES)
+    check_files(step.config, prepared)
     asked = {f"{split} questions": len(queries) for split, queries in splits.items()}
     return {"items": count, **asked, "questions without grades left out": ungraded}
 
@@ -140,7 +141,7 @@ def read(job: Job, step: Step) -> Facts:
     """A reader trained on what the round before retrieved, the best by dev exact match."""
     settings, before = step.config.read, step.round - 1
     candidates = Run.read(job.path(before, "retrieve") / CANDIDATES)
-    check_candidates(candidates, job.prepared, step.config.label)
+    check_candidates(candidates, job.prepared, step.config)
     depth = max(20, *(phase.passages for phase in settings.phases), settings.evaluate_passages or 1)
     splits = job.prepared.splits
     data = ReaderData(*(job.prepared.groups(candidates, splits[split], depth) for split in ("train", "dev")))
@@ -160,10 +161,11 @@ def label(job: Job, step: Step) -> Facts:
     settings, name = step.config.label, f"teacher-{step.round}"
     candidates = to_label(job, step)
     if any(teacher.scores is None for teacher in settings.teachers):
-        check_candidates(candidates, job.prepared, settings)
+        check_candidates(candidates, job.prepared, step.config)
     reader = load_reader(job.path(step.round, "read") / MODEL) if settings.reads else None
     labels = labelled(job, step, name, candidates, reader)
-    asked = reader_answers(job, step, candidates, reader) if reader else {}
+    found = Run.read(job.path(step.round - 1, "retrieve") / CANDIDATES)  # uncut: the reader is judged on what it reads
+    asked = reader_answers(job, step, found, reader) if reader else {}
     if job.accelerator.is_main_process:
         labels.fused.write(step.path / LABELS)
         if len(labels.raw) > 1 or settings.entropy is not None:
@@ -293,6 +295,8 @@ def search_run(root: Path, question: str, k: int) -> list[dict[str, Any]]:
 
     The run is taken as it stands, also where its sources have moved. ValueError where it is not finished.
     """
+    if not question.strip():
+        raise ValueError("the question is empty, expected some words to search for")
     if not (root / "prepare" / MANIFEST).is_file():
         raise ValueError(f"{root} holds no run, expected config.json and prepare/ there: give the folder of `retort run`")
     config = load(root / "config.json")

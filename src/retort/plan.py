@@ -108,8 +108,9 @@ def rerank_depth(config: Config) -> int:
 
 def sources(config: Config) -> list[str]:
     """What the prepare stage reads."""
-    named = [config.prepare.corpus, *config.prepare.queries.values(), *config.prepare.qrels.values()]
-    return [*named, *filter(None, [config.prepare.candidates, config.prepare.positives])]
+    asked = config.prepare
+    listed = asked.candidates.values() if isinstance(asked.candidates, dict) else [asked.candidates]
+    return [asked.corpus, *asked.queries.values(), *asked.qrels.values(), *filter(None, [*listed, asked.positives])]
 
 
 def reads(config: Config) -> frozenset[str]:

@@ -26,7 +26,9 @@ class Prepare(Section):
     positives: str | None = None  # grades of train questions, for those who have them; read where distil.positives is qrels
     # dev and test questions without grades, beside others that have some: drop leaves them out (TREC DL judges 43 of 200)
     ungraded: Literal["refuse", "drop"] = "refuse"
-    candidates: str | None = None  # a run or FiD file that stands for round 0's search
+    # a run or FiD file that stands for round 0's search, or one for each split
+    candidates: str | dict[Split, str] | None = None
+    words: PositiveInt = 100  # of a passage that is cut from prose
     limit: dict[Split, PositiveInt | None] = {}  # questions kept of a split, chosen by a hash of their id; null: all
 
 

@@ -41,7 +41,8 @@ class ObjectiveSettings(Section):
 class Negatives(Section):
     """Which labelled candidates may be negatives, where an objective reads positives; the others are not drawn."""
 
-    system: Literal["student", "bm25"] = "student"  # in whose ranking of the round before `window` counts
+    # in whose ranking `window` counts: the student's of the round before, BM25's, or that of prepare.candidates
+    system: Literal["student", "bm25", "file"] = "student"
     window: PositiveInt | None = None  # only the first so many of that ranking (CKL: 20 of the student's)
     # a negative that the teacher puts above the best positive's score minus this may be an unmarked positive
     teacher_margin: float | None = None
@@ -56,8 +57,9 @@ class Distil(Section):
     # spread: the labelled best, and the rest at random; positive: one positive, and negatives at random; stratified: one
     # of each equal share of the teacher's probability mass
     sample: Literal["top", "random", "spread", "positive", "stratified"] = "random"
-    # what is a positive, where an objective asks: a candidate whose text holds an answer, or one of prepare.positives
-    positives: Literal["answers", "qrels"] = "answers"
+    # what is a positive, where an objective asks: a candidate whose text holds an answer, one of prepare.positives, or what
+    # the file of a `run` teacher calls positive (FlagEmbedding, SimLM, Tevatron and others do)
+    positives: Literal["answers", "qrels", "scores"] = "answers"
     negatives: Negatives = Negatives()
     ranks_every: PositiveInt | None = None  # steps between rankings by the current student; None: its search before training
     audit: Literal["warn", "refuse"] = "warn"  # what follows where the audit of the labels says "do not train"

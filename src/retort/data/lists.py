@@ -60,7 +60,10 @@ def read_candidates(source: str, queries: Sequence[Query], corpus: Corpus) -> Ru
                 places[query_id].append(known.setdefault(passage_id, (len(known), row.where))[0])
                 scores[query_id].append(score)
     if not known:
-        raise ValueError(f"{source} lists passages for none of the {len(queries)} queries: compare the query ids")
+        raise ValueError(
+            f"{source} lists passages for none of the {len(queries)} queries: compare the query ids; where the files of "
+            "splits number their questions alike, give prepare.candidates a file for each split"
+        )
     rows = _rows(known, corpus)
     listed = {query_id: rows[np.asarray(place, np.int32)] for query_id, place in places.items()}
     for query_id, found in listed.items():
