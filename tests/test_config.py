@@ -50,6 +50,14 @@ def test_heads_by_layer_read_back_from_json_whose_keys_are_strings():
     assert one.label.teachers[0].attention.heads == one.label.teachers[1].language.heads == heads
 
 
+def test_a_ranking_is_asked_for_in_two_orders_and_a_grade_once():
+    server = {"base_url": "http://localhost:1/v1"}
+    judges = [{}, {"form": "grades"}, {"form": "grades", "repeats": 3, "temperature": 0.5}]
+    one = config(label={"teachers": [{"kind": "judge", "model": "m", "server": server, "judge": judge} for judge in judges]})
+    assert [teacher.judge.repeats for teacher in one.label.teachers] == [2, 1, 3]
+    assert parse(json.loads(json.dumps(one.model_dump(mode="json")))) == one
+
+
 @pytest.mark.parametrize(
     ("text", "value"), [("1e-4", 1e-4), ("5E-5", 5e-5), ("2e0", 2.0), ("1.e-3", 1e-3), ("0.5", 0.5), ("1", 1)]
 )

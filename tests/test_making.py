@@ -8,22 +8,26 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from retort.compute import accelerator
-from retort.config import TeacherSettings
+from retort.config import Judge, TeacherSettings
 from retort.job import Job
 from retort.labelling import LABELS
-from retort.making import ANSWERS, made_teacher
+from retort.making import ANSWERS, client_of, made_teacher
 from retort.pipeline import run
 from retort.plan import plan
 from retort.records import Run
 from retort.store import COST, PARTS, read_json
 from retort.teachers.remote.client import ServerError
+from retort.teachers.remote.forms import Grades, Ranking
+from retort.teachers.remote.judge import JudgeTeacher
 from tiny import tiny_tokenizer
 from tiny_run import config
 
 SEARCHED = ["prepare", *(f"round-0/{stage}" for stage in ("encode", "index", "retrieve")), "round-1/label"]
+ONCE = {"judge": {"repeats": 1}}
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +81,11 @@ def server():
     made.server_close()
 
 
+@pytest.fixture
+def job(sources, tmp_path):
+    return Job(plan(config(sources), tmp_path), accelerator(config(sources).compute))
+
+
 def address(server):
     return {"base_url": f"http://127.0.0.1:{server.server_address[1]}/v1", "retries": 0}
 
@@ -90,8 +99,7 @@ def test_a_causal_model_labels_a_run(sources, tmp_path, language_model, signal):
     assert all(len(set(scores.tolist())) == 3 for _, _, scores in labels)
 
 
-def test_settings_of_a_language_model_reach_it(sources, tmp_path, language_model):
-    job = Job(plan(config(sources), tmp_path), accelerator(config(sources).compute))
+def test_settings_of_a_language_model_reach_it(job, language_model):
     prompt = {"tail": "{question} ?", "scored": " {answer}", "passage": "{text}"}
     language = {"signal": "attention", "prompt": prompt, "looking": "last", "calibrated": False, "heads": {0: [1]}}
     made = made_teacher(job, TeacherSettings(kind="language_model", model=str(language_model), language=language, tokens=9))
@@ -106,6 +114,7 @@ def test_a_judge_behind_a_server_labels_a_run_and_is_never_asked_twice(sources, 
     folder = run(chosen, tmp_path, only=SEARCHED)["round-1/label"].path
     labels, asked = Run.read(folder / LABELS), server.asked
     assert {tuple(scores.tolist()) for _, _, scores in labels} == {(2.0, 1.0, 0.0)}
+    assert asked == 34 * 2  # an order and the same turned round, where nothing is said
     assert list((tmp_path / ANSWERS).iterdir())
     run(chosen, tmp_path, only=["round-1/label"], force=True)
     assert server.asked == asked
@@ -124,7 +133,7 @@ def test_passages_that_a_judge_never_judged_have_no_label(sources, tmp_path, ser
 
 def test_what_was_paid_before_a_server_failed_is_in_the_bill_of_the_whole_stage(sources, tmp_path, server):
     prices = {"price_per_million": {"prompt": 50.0, "completion": 1000.0}}
-    teacher = {"kind": "judge", "model": "any", "server": address(server) | prices | {"in_flight": 1}}
+    teacher = {"kind": "judge", "model": "any", "server": address(server) | prices | {"in_flight": 1}, **ONCE}
     chosen = config(sources, rounds=1, label={"teachers": [teacher], "depth": 3})
     server.lives = 20  # one part of 12 questions, and 8 of the next
     with pytest.raises(ServerError, match="status 401"):
@@ -145,7 +154,7 @@ def test_what_was_paid_before_a_server_failed_is_in_the_bill_of_the_whole_stage(
 def test_two_judges_of_a_stage_share_the_answers_and_have_a_bill_each(sources, tmp_path, server):
     server.slips = True
     where = address(server)
-    teachers = [{"kind": "judge", "model": name, "server": where} for name in ("one", "two")]
+    teachers = [{"kind": "judge", "model": name, "server": where, **ONCE} for name in ("one", "two")]
     chosen = config(sources, rounds=1, label={"teachers": teachers, "depth": 3})
     folder = run(chosen, tmp_path, only=SEARCHED)["round-1/label"].path
     found = read_json(folder / COST)["remote"]
@@ -157,13 +166,58 @@ def test_two_judges_of_a_stage_share_the_answers_and_have_a_bill_each(sources, t
 
 def test_replies_of_finished_parts_are_counted_though_another_process_read_them(sources, tmp_path, server):
     server.slips, server.lives = True, 2 * 12
-    teacher = {"kind": "judge", "model": "any", "server": address(server)}
+    teacher = {"kind": "judge", "model": "any", "server": address(server), **ONCE}
     chosen = config(sources, rounds=1, label={"teachers": [teacher], "depth": 3})
     with pytest.raises(ServerError):
         run(chosen, tmp_path, only=SEARCHED)
     server.lives = None
     folder = run(chosen, tmp_path, only=["round-1/label"])["round-1/label"].path
     assert read_json(folder / COST)["remote"][0]["malformed"] == 34
+
+
+def asked(job, process, monkeypatch, **settings):
+    """The client of one process's judge."""
+    monkeypatch.setattr(Accelerator, "process_index", process)
+    teacher = TeacherSettings(kind="judge", model="m", server={"base_url": "http://x/v1", **settings})
+    with client_of(job, teacher, job.root / f"asked-{process}.json") as client:
+        return client.server
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_the_limits_of_a_server(job, monkeypatch, processes):
+    monkeypatch.setattr(Accelerator, "num_processes", processes)
+    limits = {"in_flight": 8, "requests_per_minute": 60.0}
+    servers = [asked(job, process, monkeypatch, **limits) for process in range(processes)]
+    assert sum(one.in_flight for one in servers) == 8
+    assert sum(one.requests_per_minute for one in servers) == pytest.approx(60)
+
+
+def test_a_process_has_one_request_under_way_at_least_and_no_rate_where_none_is_set(job, monkeypatch):
+    monkeypatch.setattr(Accelerator, "num_processes", 3)
+    found = asked(job, 2, monkeypatch, in_flight=2)
+    assert (found.in_flight, found.requests_per_minute) == (1, None)
+
+
+def test_the_waits_of_the_settings_reach_the_client(job, monkeypatch):
+    found = asked(job, 0, monkeypatch, first_wait_seconds=3.0, longest_wait_seconds=40.0)
+    assert (found.first_wait_seconds, found.longest_wait_seconds) == (3, 40)
+
+
+@pytest.mark.parametrize("settings", [{"form": "grades"}, {"form": "ranking", "grammar": "regex"}, {}], ids=str)
+def test_a_judge_by_its_settings_is_the_judge_by_its_class(job, settings):
+    teacher = TeacherSettings(kind="judge", model="m", server={"base_url": "http://x/v1"}, judge=settings)
+    with client_of(job, teacher, job.root / "asked.json") as client:
+        made = made_teacher(job, teacher, client)
+        own = Grades() if settings.get("form") == "grades" else Ranking(grammar=settings.get("grammar", "none"))
+        assert made.form == own
+        assert (made.repeats, made.attempts) == (own.repeats, JudgeTeacher(client, own).attempts)
+
+
+@pytest.mark.parametrize("judge", [Judge, Ranking])
+def test_the_smallest_window_is_three_passages(judge):
+    assert judge(window=3).window == 3
+    with pytest.raises(ValueError, match="windows of 2 passages, expected 3 or more: set window higher"):
+        judge(window=2)
 
 
 def test_prices_change_no_label(sources, tmp_path, server):
@@ -177,7 +231,7 @@ def test_prices_change_no_label(sources, tmp_path, server):
 
 def test_the_report_shows_what_servers_were_asked(sources, tmp_path, server):
     prices = {"price_per_million": {"prompt": 50.0, "completion": 0}}
-    teacher = {"kind": "judge", "model": "any", "server": address(server) | prices}
+    teacher = {"kind": "judge", "model": "any", "server": address(server) | prices, **ONCE}
     run(config(sources, rounds=1, label={"teachers": [teacher], "depth": 3}), tmp_path)
     costs = {cost["stage"]: cost for cost in read_json(tmp_path / "report" / "report.json")["costs"]}
     assert costs["round-1/label"]["remote"][0]["money"] == pytest.approx(50 * 3400 / 1e6)

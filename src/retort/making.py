@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from retort.compute import server_limits
 from retort.config import Judge, LanguageModel, TeacherSettings
 from retort.job import Job
 from retort.records import Teacher
@@ -55,13 +57,17 @@ def made_teacher(job: Job, settings: TeacherSettings, client: Client | None = No
 def client_of(job: Job, settings: TeacherSettings, ledger: Path) -> Iterator[Client | None]:
     """What asks a teacher's server and counts in the file `ledger`, this process's own; None for a teacher without a server.
 
-    Afterwards the file of answers is free for the next teacher. ValueError where the server's key is missing.
+    The limits in the settings are those of all processes together: the client of this one has its part of them. Afterwards
+    the file of answers is free for the next teacher. ValueError where the server's key is missing.
     """
     if settings.server is None:
         yield None
         return
+    server = server_of(settings)
+    in_flight, per_minute = server_limits(server.in_flight, server.requests_per_minute, job.accelerator)
+    server = replace(server, in_flight=in_flight, requests_per_minute=per_minute)
     with closing(AnswerCache(job.root / ANSWERS, writer=job.accelerator.process_index)) as cache:
-        yield Client(server_of(settings), cache=cache, ledger=Ledger(ledger))
+        yield Client(server, cache=cache, ledger=Ledger(ledger))
 
 
 def check_teacher(settings: TeacherSettings) -> None:
@@ -97,8 +103,8 @@ def _judge(client: Client, settings: TeacherSettings) -> JudgeTeacher:
 
 def _form(chosen: Judge) -> Form:
     if chosen.form == "ranking":
-        return Ranking(window=chosen.window)
-    return Grades(scale=chosen.scale, expected=chosen.expected)
+        return Ranking(window=chosen.window, grammar=chosen.grammar)
+    return Grades(scale=chosen.scale, expected=chosen.expected, grammar=chosen.grammar)
 
 
 def _prompt(asked: LanguageModel) -> Prompt | None:

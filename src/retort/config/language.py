@@ -2,12 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Strict, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Strict, model_validator
 
 from retort.config.fields import Section
 
 # of each layer that counts, from 0, those of its heads that do; none named: all of them. The keys of JSON are strings
 Heads = Annotated[dict[Annotated[NonNegativeInt, Strict(False)], list[NonNegativeInt]], Field(min_length=1)]
+# how a server is told the form of a reply, where it takes one: response_format, or the fields of vLLM and SGLang
+Grammar = Literal["none", "json_schema", "regex"]
 
 
 class LanguagePrompt(Section):
@@ -49,12 +51,18 @@ class Price(Section):
 
 
 class ServerSettings(Section):
-    """An OpenAI-compatible server, and how patiently it is asked. `key_variable` names the variable that holds the key."""
+    """An OpenAI-compatible server, and how patiently it is asked, by all processes together.
+
+    `key_variable` names the variable that holds the key. A failed request is made again after `first_wait_seconds`, then
+    twice that and so on, up to `longest_wait_seconds`; a server that asks for a longer wait is given up.
+    """
 
     base_url: str
     key_variable: str | None = None
-    timeout_seconds: PositiveFloat = 120.0
+    timeout_seconds: PositiveFloat = 120.0  # of a whole request
     retries: NonNegativeInt = 6
+    first_wait_seconds: NonNegativeFloat = 1.0
+    longest_wait_seconds: PositiveFloat = 120.0
     in_flight: PositiveInt = 8  # requests at the same time
     requests_per_minute: PositiveFloat | None = None
     price_per_million: Price | None = None  # tokens; with it the cost is told as money too
@@ -72,11 +80,23 @@ class Judge(Section):
     form: Literal["grades", "ranking"] = "ranking"
     scale: PositiveInt = 3  # grades: from 0 to this
     expected: bool = False  # grades: the mean over the probabilities that the server gives the grades
-    window: int = Field(default=10, ge=2)
-    repeats: PositiveInt = 1  # each shows the passages in another order
+    window: PositiveInt = 10
+    repeats: PositiveInt = 2  # of grades 1. Each shows the passages in another order, every second the one before reversed
     attempts: PositiveInt = 3  # replies to one request, until one has the form
     failed: Literal["refuse", "skip"] = "refuse"
     temperature: float = Field(default=0.0, ge=0)
+    grammar: Grammar = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _graded_once(cls, given: object) -> object:
+        return {"repeats": 1, **given} if isinstance(given, dict) and given.get("form") == "grades" else given
+
+    @model_validator(mode="after")
+    def _none_is_alone(self) -> "Judge":
+        if self.window < 3:  # of three passages in windows of two, one would be alone
+            raise ValueError(f"windows of {self.window} passages, expected 3 or more: set window higher")
+        return self
 
     @model_validator(mode="after")
     def _repeats_differ(self) -> "Judge":

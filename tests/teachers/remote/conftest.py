@@ -62,6 +62,8 @@ class Handler(BaseHTTPRequestHandler):
         elif failure == "slow":
             time.sleep(0.25)
             self.close_connection = True
+        elif failure == "trickle":
+            self.answer(200, '{"choices": [{"text": "late"}]}', pause_seconds=0.06)
         elif isinstance(failure, str):
             self.answer(200, failure)
         elif failure:
@@ -72,13 +74,15 @@ class Handler(BaseHTTPRequestHandler):
                 choice = {"message": {"role": "assistant", "content": choice}}
             self.answer(200, json.dumps({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}))
 
-    def answer(self, status, text, headers=()):
+    def answer(self, status, text, headers=(), pause_seconds=0.0):
         with suppress(ConnectionError):
             self.send_response(status)
             for name, value in [*headers, ("Content-Length", len(text.encode()))]:
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(text.encode())
+            for part in text if pause_seconds else [text]:
+                self.wfile.write(part.encode())
+                time.sleep(pause_seconds)
 
     def log_message(self, *args):
         pass

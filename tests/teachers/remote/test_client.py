@@ -1,13 +1,16 @@
 """The client against a real server: what is tried again, what is not, what is kept, counted, spaced out and held secret."""
 
 import logging
+import time
 import traceback
+from itertools import pairwise
 
 import pytest
 
 from retort.teachers.remote.cache import AnswerCache
-from retort.teachers.remote.client import Request, ServerError
+from retort.teachers.remote.client import Client, Request, ServerError
 from retort.teachers.remote.cost import Cost, Ledger
+from retort.teachers.remote.server import Server
 
 
 def text_of(answer):
@@ -59,6 +62,13 @@ def test_what_may_pass_is_tried_again(failure, server, connect):
     assert (client.cost.requests, client.cost.retries) == (2, 1)
 
 
+def test_an_answer_that_trickles_in_is_late_as_one_that_does_not_come(server, connect):
+    server.failures.append("trickle")  # 31 bytes, each in time for a read
+    client = connect(server, timeout_seconds=0.3)
+    assert client.ask(asking("here")) == ["here"]
+    assert (client.cost.requests, client.cost.retries) == (2, 1)
+
+
 def test_waits_double_and_lose_up_to_a_half_by_chance(server, connect, clock):
     server.failures.extend([(500, "")] * 5)
     connect(server, first_wait_seconds=1.0, longest_wait_seconds=6.0).ask(asking("here"))
@@ -83,6 +93,17 @@ def test_requests_are_spaced_out_by_their_rate_retries_too(server, connect, cloc
     server.failures.append((500, ""))
     connect(server, requests_per_minute=30.0, first_wait_seconds=0.0, in_flight=1).ask(asking("a", "b", "c"))
     assert clock.now == pytest.approx(3 * 2.0)
+
+
+def test_too_many_requests_hold_back_those_that_had_their_turn_already(server):
+    arrived = []
+    server.complete = lambda body: arrived.append(time.monotonic()) or {"text": body["prompt"]}
+    server.failures.append((429, "slowly"))  # and no word for how long
+    where = Server(base_url=server.url, model="tiny", in_flight=3, requests_per_minute=200.0, first_wait_seconds=0.8)
+    started = time.monotonic()
+    Client(where).ask(asking("a", "b", "c"))  # turns 0.3 s apart, and at 0 the server wants none for 0.4 s at least
+    assert arrived[0] - started >= 0.4
+    assert all(later - earlier > 0.1 for earlier, later in pairwise(arrived))  # no rush afterwards
 
 
 def test_no_more_requests_are_under_way_than_allowed(server, connect):
@@ -133,6 +154,24 @@ def test_an_answer_of_another_shape_is_an_error_that_shows_what_is_missing(serve
     server.failures.append('{"choices": [{"message": "x"}]}')
     with pytest.raises(ServerError, match=r"an answer of an unknown shape \(KeyError\('text'\)\)"):
         connect(server).ask(asking("here"))
+
+
+@pytest.mark.parametrize("usage", ['"none"', "[1]", "3", "null", '{"prompt_tokens": "3"}', '{"prompt_tokens": -3}'])
+def test_an_answer_with_an_odd_account_is_kept_and_counts_no_tokens(usage, server, connect):
+    server.failures.append(f'{{"choices": [{{"text": "a"}}], "usage": {usage}}}')
+    client = connect(server)
+    assert client.ask(asking("x")) == client.ask(asking("x")) == ["a"]
+    assert (client.cost.requests, client.cost.prompt_tokens, client.cost.completion_tokens) == (1, 0, 0)
+
+
+def test_an_answer_in_the_cache_that_cannot_be_read_is_asked_for_again(server, connect):
+    cache = {}
+    connect(server, cache=cache).ask(asking("x"))
+    [key] = cache
+    cache[key] = {"choices": [{"message": "of an earlier version"}]}
+    client = connect(server, cache=cache)
+    assert client.ask(asking("x")) == ["x"]
+    assert (client.cost.requests, client.cost.cache_hits) == (1, 0)
 
 
 def test_a_server_that_dies_half_way_loses_nothing(server, another, connect, tmp_path):

@@ -109,6 +109,16 @@ def test_an_expected_grade_without_its_token_is_refused():
         expected_grade([{"token": "03", "logprob": -1.0, "top_logprobs": likely(**{"3": 0.5})}], 3, 3)
 
 
+def test_grades_that_are_all_too_unlikely_for_a_number_have_a_mean():
+    tops = [{"token": token, "logprob": -9999.0} for token in ("1", "3")]  # what vLLM writes for minus infinity
+    assert expected_grade([{**tops[0], "top_logprobs": tops}], 1, 3) == 2
+
+
+def test_a_grade_without_any_probability_is_refused():
+    with pytest.raises(MalformedError, match="its grade has no probability"):
+        expected_grade([{"token": "1", "logprob": -math.inf, "top_logprobs": []}], 1, 3)
+
+
 def test_an_answer_without_probabilities_is_refused_where_they_are_wanted():
     answer = {"choices": [{"message": {"content": "2"}, "logprobs": None}]}
     assert Grades().read(answer) == Reply("2")

@@ -180,6 +180,11 @@ def test_tokens_that_say_something_else_are_refused():
         echoed_log_probs(answer, "Q:", " snow")
 
 
+def test_a_log_probability_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="look at the server's log"):
+        echoed_log_probs(echo(["Q:", " snow"], [None, float("nan")]), "Q:", " snow")
+
+
 def test_a_scored_token_without_log_probability_is_refused():
     with pytest.raises(ValueError, match="begin the prompt with a word"):
         echoed_log_probs(echo([" snow"], [None]), "", " snow")

@@ -23,6 +23,7 @@ from retort.teachers.remote.cost import Cost, Ledger
 from retort.teachers.remote.server import Endpoint, Server
 
 T = TypeVar("T")
+SHAPE = (TypeError, AttributeError, LookupError)  # what comes of reading an answer of another shape
 PASSING = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)  # may go well another time
 BUSY = {408, 425, 429, *range(500, 600)} - {501}  # as may these; 501 is a server that cannot
 EXCERPT = 300  # characters of a refusal that an error shows
@@ -45,11 +46,15 @@ class _StoppedError(Exception):
 
 
 class _PassingError(Exception):
-    """A failure that may go well another time, after so many seconds if the server says so."""
+    """A failure that may go well another time, after so many seconds if the server says so.
 
-    def __init__(self, reason: str, after: float = 0.0) -> None:
+    `crowded`: there are too many requests, so that all others had better wait as well.
+    """
+
+    def __init__(self, reason: str, after: float = 0.0, *, crowded: bool = False) -> None:
         super().__init__(reason)
         self.after = after
+        self.crowded = crowded
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class Client:
         self._jitter = random.Random()
         self._lock = threading.Lock()
         self._turn = 0.0  # when the next request may go
+        self._held = 0.0  # until when none may
         server.key()
 
     def __repr__(self) -> str:
@@ -112,8 +118,9 @@ class Client:
         """
         bodies = [self._body(request) for request in requests]
         keys = [request_key(request.endpoint, body) for request, body in zip(requests, bodies, strict=True)]
-        whole = zip(keys, requests, bodies, strict=True)
-        missing = {key: (request, body) for key, request, body in whole if key not in self._cache}
+        known = [self._known(key, request) for key, request in zip(keys, requests, strict=True)]
+        whole = zip(keys, requests, bodies, known, strict=True)
+        missing = {key: (request, body) for key, request, body, read in whole if read is None}
         self._ledger.add(Cost(cache_hits=len(requests) - len(missing)))
         started = self._clock()
         try:
@@ -125,7 +132,15 @@ class Client:
             ) from None
         finally:
             self._ledger.add(Cost(seconds=self._clock() - started))
-        return [request.read(self._cache[key]) for key, request in zip(keys, requests, strict=True)]
+        whole = zip(keys, requests, known, strict=True)
+        return [request.read(self._cache[key]) if read is None else read for key, request, read in whole]
+
+    def _known(self, key: str, request: Request[T]) -> T | None:
+        """What is read of an answer in the cache; None where there is none, or none that can be read."""
+        try:
+            return request.read(self._cache[key]) if key in self._cache else None
+        except (ValueError, *SHAPE):
+            return None
 
     def _body(self, request: Request[T]) -> dict[str, Any]:
         fields = {"model": self.server.model, **request.body, **self.server.extra}
@@ -161,14 +176,13 @@ class Client:
 
     def _keep(self, key: str, request: Request[Any], answer: Answer) -> None:
         """The answer into the cache, after it was read as a test. It is paid for either way."""
-        url, usage = self.server.url(request.endpoint), answer.get("usage") or {}
-        used = {name: usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")}
-        self._ledger.add(Cost(**used))
+        url = self.server.url(request.endpoint)
+        self._ledger.add(Cost.used(answer.get("usage")))
         try:
             request.read(answer)
         except ValueError as error:
             raise ServerError(f"POST {url}: {error}") from None
-        except (TypeError, AttributeError, LookupError) as error:
+        except SHAPE as error:
             raise ServerError(f"POST {url}: an answer of an unknown shape ({error!r}); look at base_url") from None
         self._cache[key] = {"choices": answer["choices"]}
 
@@ -186,7 +200,7 @@ class Client:
     def _once(self, http: httpx2.Client, url: str, body: Mapping[str, Any]) -> Answer:
         self._ledger.add(Cost(requests=1))
         try:
-            response = http.post(url, json=body)
+            response = self._exchanged(http, url, body)
         except PASSING as error:
             raise _PassingError(f"{type(error).__name__} ({error})") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
@@ -194,11 +208,22 @@ class Client:
         status = response.status_code
         if status in BUSY:
             after = retry_after(response.headers.get("Retry-After", ""), datetime.now(UTC))
-            raise _PassingError(f"status {status} ({self._excerpt(response)})", after)
+            raise _PassingError(f"status {status} ({self._excerpt(response)})", after, crowded=status == 429)
         if status != 200:
             advice = ADVICE.get(status, "look at base_url, and at the server's own log")
             raise ServerError(f"POST {url}: status {status} ({self._excerpt(response)}); {advice}")
         return self._parsed(url, response)
+
+    def _exchanged(self, http: httpx2.Client, url: str, body: Mapping[str, Any]) -> httpx2.Response:
+        """The whole answer. httpx2's own timeout is that of each read: a server that sends on and on never meets it."""
+        until, parts = time.monotonic() + self.server.timeout_seconds, list[bytes]()
+        with http.stream("POST", url, json=body) as response:
+            for part in response.iter_bytes():
+                if time.monotonic() > until:
+                    raise httpx2.ReadTimeout(f"no whole answer after {self.server.timeout_seconds:g} s")
+                parts.append(part)
+        kept = {name: value for name, value in response.headers.items() if name == "retry-after"}
+        return httpx2.Response(response.status_code, headers=kept, content=b"".join(parts))
 
     def _parsed(self, url: str, response: httpx2.Response) -> Answer:
         try:
@@ -220,10 +245,12 @@ class Client:
         if tries > server.retries:
             self._give_up(url, f"{failure}; start the server or give it time (timeout_seconds, in_flight)", tries)
         self._ledger.add(Cost(retries=1))
-        with self._lock:
-            self._turn = max(self._turn, self._clock() + failure.after)  # all others wait as well
         pause = min(server.longest_wait_seconds, server.first_wait_seconds * 2 ** (tries - 1))
-        self._sleep(pause * self._jitter.uniform(0.5, 1.0))
+        pause *= self._jitter.uniform(0.5, 1.0)
+        with self._lock:  # all others wait as well
+            self._held = max(self._held, self._clock() + max(failure.after, pause if failure.crowded else 0.0))
+            self._turn = max(self._turn, self._held)
+        self._sleep(pause)
 
     def _give_up(self, url: str, reason: str, tries: int) -> NoReturn:
         raise ServerError(f"POST {url}: tried {tries} times, at last {reason}")
@@ -231,14 +258,17 @@ class Client:
     def _take_turn(self) -> None:
         """Return when the next request may go: evenly spaced by the rate, and not while the server wants none."""
         spacing = 60 / self.server.requests_per_minute if self.server.requests_per_minute else 0.0
-        with self._lock:
-            now = self._clock()
-            turn = max(now, self._turn)
-            self._turn = turn + spacing
-        if turn > now:
-            self._sleep(turn - now)
-        if self._halt.is_set():
-            raise _StoppedError
+        while True:
+            with self._lock:
+                now = self._clock()
+                turn = max(now, self._turn)
+                self._turn = turn + spacing
+            if turn > now:
+                self._sleep(turn - now)
+            if self._halt.is_set():
+                raise _StoppedError
+            if turn >= self._held:
+                return  # else all were held back while this one waited: it takes another turn
 
     def _excerpt(self, response: httpx2.Response) -> str:
         """The beginning of what the server says, without the key, which some repeat."""

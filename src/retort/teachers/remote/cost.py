@@ -29,6 +29,17 @@ class Cost:
         return Cost(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     @classmethod
+    def used(cls, usage: object) -> "Cost":
+        """The tokens that the `usage` of an answer counts. What is no whole number counts 0: the answer is paid for anyhow.
+
+        >>> Cost.used({"prompt_tokens": 90, "completion_tokens": "3"}) == Cost(prompt_tokens=90)
+        True
+        """
+        said = usage if isinstance(usage, dict) else {}
+        counts = {name: said.get(name) for name in ("prompt_tokens", "completion_tokens")}
+        return cls(**{name: count for name, count in counts.items() if type(count) is int and count >= 0})
+
+    @classmethod
     def read(cls, path: Path) -> "Cost":
         """What a ledger at `path` has counted."""
         text = path.read_text().strip()

@@ -1,7 +1,8 @@
 """The two forms of a judgement, a grade of a passage and a ranking of passages: what is asked, and how strictly it is read.
 
 An answer that is not exactly of the form is refused with the reason, never repaired: a guess at what was meant would be a
-label that nobody gave. Not here: who is asked, how often, and what becomes of the points (judge.py).
+label that nobody gave. Not here: who is asked, how often, and what becomes of the points (judge.py); how a server is made to
+keep to the form (grammar.py).
 """
 
 import math
@@ -14,29 +15,29 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from retort.config.fields import with_fields
+from retort.config.language import Grammar
 from retort.teachers.remote.cache import Answer
+from retort.teachers.remote.grammar import WRAPPING, MalformedError, constraint, either, unwrapped
 
 GRADE = """Grade how well the passage answers the question, from 0 (about something else) to {scale} (answers it fully). \
-Write the grade alone, a whole number, without any other word.
+Write the grade alone, {form}, without any other word.
 
 Passage: {passage}
 
 Question: {question}
 Grade:"""
 RANKING = """Rank the {count} passages below by how well they answer the question. Write all their numbers, the best \
-passage first, in the form [2] > [1] > [3], without any other word.
+passage first, in the form {form}, without any other word.
 
 {passages}
 
 Question: {question}
 Ranking:"""
+GRADE_JSON, RANKING_JSON = '{"grade": 2}', '{"ranking": [2, 1, 3]}'
+OTHER_SHAPE = "look whether the server, or what stands before it, is OpenAI-compatible"
 TOP = 20  # likeliest tokens that servers show at most, by default
 TOKENS = 8  # of a grade, and of each number of a ranking with its signs
 Tops = Sequence[Mapping[str, Any]]
-
-
-class MalformedError(ValueError):
-    """An answer that is not of the form; the message says in what."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Form(Protocol):
     """What a judge is asked to say of some passages, and the points that its reply gives them."""
 
     shuffled: ClassVar[bool]
+    repeats: ClassVar[int]  # how often it is asked for, where nobody says: as in config/language.py
 
     @property
     def wanted(self) -> str:
@@ -91,10 +93,12 @@ class Grades:
     scale: int = 3
     expected: bool = False
     prompt: str = GRADE
+    grammar: Grammar = "none"
     shuffled: ClassVar[bool] = False
+    repeats: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        with_fields(self.prompt, needed={"question", "passage"}, optional={"scale"})
+        with_fields(self.prompt, needed={"question", "passage"}, optional={"scale", "form"})
         most = 9 if self.expected else 100
         if not 1 <= self.scale <= most:
             raise ValueError(f"grades go up to {self.scale}, expected 1 to {most}: set scale to a number in between")
@@ -102,7 +106,8 @@ class Grades:
     @property
     def wanted(self) -> str:
         """What a right answer looks like."""
-        return f"a whole number from 0 to {self.scale}"
+        number = f"a whole number from 0 to {self.scale}"
+        return f"{number}, in the form {GRADE_JSON}" if self.grammar == "json_schema" else number
 
     def shares(self, count: int, rng: np.random.Generator) -> list[Int64[np.ndarray, "w"]]:
         """Each passage alone."""
@@ -110,25 +115,34 @@ class Grades:
 
     def asked(self, question: str, passages: Sequence[str]) -> str:
         """The words to the judge about one passage."""
-        return self.prompt.format(question=question, passage=passages[0], scale=self.scale)
+        form = f"as {GRADE_JSON}" if self.grammar == "json_schema" else "a whole number"
+        return self.prompt.format(question=question, passage=passages[0], scale=self.scale, form=form)
 
     def options(self, count: int) -> dict[str, Any]:
         """A few tokens, and the likeliest at each place where they are read."""
-        return {"max_tokens": TOKENS, **({"logprobs": True, "top_logprobs": TOP} if self.expected else {})}
+        grades = range(self.scale + 1)
+        return {
+            "max_tokens": TOKENS + (WRAPPING if self.grammar == "json_schema" else 0),
+            **({"logprobs": True, "top_logprobs": TOP} if self.expected else {}),
+            **constraint(self.grammar, "grade", {"type": "integer", "enum": [*grades]}, either(grades)),
+        }
 
     def read(self, answer: Answer) -> Reply:
-        """What was said. ValueError where probabilities are wanted and missing."""
-        reply = _reply(answer)
-        if self.expected and not reply.tops:
+        """What was said. ValueError where probabilities are wanted and missing, or lack something."""
+        text, tops = _said(answer), _tops(answer) if self.expected else ()
+        if self.expected and not tops:
             raise ValueError(
                 "the answer has no token probabilities, expected them for expected grades: set expected: false, or ask a "
                 "server that gives top_logprobs"
             )
-        return reply
+        return Reply(text, tops)
 
     def points(self, reply: Reply, count: int, candidates: int) -> Float64[np.ndarray, "w"]:
         """The grade."""
-        grade = parse_grade(reply.text, self.scale)
+        text = reply.text
+        if self.grammar == "json_schema":
+            text = " ".join(map(str, unwrapped(text, GRADE_JSON)))
+        grade = parse_grade(text, self.scale)
         return np.array([expected_grade(reply.tops, grade, self.scale) if self.expected else grade], np.float64)
 
 
@@ -144,17 +158,19 @@ class Ranking:
     _: KW_ONLY
     window: int = 10
     prompt: str = RANKING
+    grammar: Grammar = "none"
     shuffled: ClassVar[bool] = True
+    repeats: ClassVar[int] = 2  # an order and the same turned round: what a place is worth cancels out
 
     def __post_init__(self) -> None:
-        with_fields(self.prompt, needed={"question", "passages"}, optional={"count"})
+        with_fields(self.prompt, needed={"question", "passages"}, optional={"count", "form"})
         if self.window < 3:  # of three passages in windows of two, one would be alone
             raise ValueError(f"windows of {self.window} passages, expected 3 or more: set window higher")
 
     @property
     def wanted(self) -> str:
         """What a right answer looks like."""
-        return "all numbers once, the best passage first, in the form [2] > [1] > [3]"
+        return f"all numbers once, the best passage first, in the form {self._form}"
 
     def shares(self, count: int, rng: np.random.Generator) -> list[Int64[np.ndarray, "w"]]:
         """Windows of shuffled passages."""
@@ -163,21 +179,32 @@ class Ranking:
     def asked(self, question: str, passages: Sequence[str]) -> str:
         """The words to the judge, with the passages numbered from 1."""
         numbered = "\n\n".join(f"[{number}] {passage}" for number, passage in enumerate(passages, start=1))
-        return self.prompt.format(question=question, passages=numbered, count=len(passages))
+        return self.prompt.format(question=question, passages=numbered, count=len(passages), form=self._form)
 
     def options(self, count: int) -> dict[str, Any]:
         """Tokens enough for each number."""
-        return {"max_tokens": TOKENS * count}
+        numbers = range(1, count + 1)  # each once is more than a grammar says: points() sees to that
+        schema = {"type": "array", "items": {"type": "integer", "enum": [*numbers]}, "minItems": count, "maxItems": count}
+        pattern = rf"\[{either(numbers)}\]( > \[{either(numbers)}\]){{{count - 1}}}"
+        tokens = TOKENS * count + (WRAPPING if self.grammar == "json_schema" else 0)
+        return {"max_tokens": tokens, **constraint(self.grammar, "ranking", schema, pattern)}
 
     def read(self, answer: Answer) -> Reply:
         """What was said."""
-        return _reply(answer)
+        return Reply(_said(answer))
 
     def points(self, reply: Reply, count: int, candidates: int) -> Float64[np.ndarray, "w"]:
         """How many of all candidates each passage beats, by its window."""
+        text = reply.text
+        if self.grammar == "json_schema":
+            text = " > ".join(f"[{number}]" for number in unwrapped(text, RANKING_JSON))
         beaten = np.empty(count)
-        beaten[np.array(parse_ranking(reply.text, count)) - 1] = np.arange(count)[::-1]
+        beaten[np.array(parse_ranking(text, count)) - 1] = np.arange(count)[::-1]
         return beaten * (candidates - 1) / (count - 1)
+
+    @property
+    def _form(self) -> str:
+        return RANKING_JSON if self.grammar == "json_schema" else "[2] > [1] > [3]"
 
 
 def parse_grade(text: str, scale: int) -> int:
@@ -223,13 +250,42 @@ def expected_grade(tops: Tops, grade: int, scale: int) -> float:
     if place is None:
         raise MalformedError(f"no token of it is {grade} alone")
     grades = {str(number): number for number in range(scale + 1)}
-    found = {top["token"]: top["logprob"] for top in (place, *place["top_logprobs"]) if "logprob" in top}
-    known = [(grades[token.strip()], math.exp(value)) for token, value in found.items() if token.strip() in grades]
-    return sum(number * share for number, share in known) / sum(share for _, share in known)
+    found = {top["token"]: top["logprob"] for top in (place, *place["top_logprobs"])}
+    known = [(grades[token.strip()], value) for token, value in found.items() if token.strip() in grades]
+    most = max(value for _, value in known)
+    if most == -math.inf:
+        raise MalformedError("its grade has no probability")
+    shares = [math.exp(value - most) for _, value in known]  # however unlikely all of them are, their sum is not 0
+    return sum(number * share for (number, _), share in zip(known, shares, strict=True)) / sum(shares)
 
 
-def _reply(answer: Answer) -> Reply:
+def _said(answer: Answer) -> str:
+    """The text of the reply; empty where it has none."""
     choice = answer["choices"][0]
     if "message" not in choice:
         raise ValueError("the answer has no message: look whether the server is OpenAI-compatible")
-    return Reply(choice["message"].get("content") or "", (choice.get("logprobs") or {}).get("content") or ())
+    content = choice["message"].get("content")
+    if not isinstance(content, str | None):
+        raise ValueError(f"the content of the answer is {str(content)[:40]!r}, expected a text: {OTHER_SHAPE}")
+    return content or ""
+
+
+def _tops(answer: Answer) -> Tops:
+    """The likeliest tokens of each place of the reply."""
+    tops = (answer["choices"][0].get("logprobs") or {}).get("content") or ()
+    for place in tops:
+        likely = place.get("top_logprobs") if isinstance(place, dict) else None
+        if not isinstance(likely, list) or not all(map(_is_top, (place, *likely))):
+            raise ValueError(
+                f"a token of the answer is {str(place)[:80]}, expected token, logprob and top_logprobs, each with the first "
+                f"two: set expected: false; or {OTHER_SHAPE}"
+            )
+    return tops
+
+
+def _is_top(top: object) -> bool:
+    """Whether it has a token and a number that may be the logarithm of its probability: not NaN."""
+    if not isinstance(top, dict):
+        return False
+    value = top.get("logprob")
+    return isinstance(top.get("token"), str) and isinstance(value, int | float) and value < math.inf

@@ -33,17 +33,17 @@ class JudgeTeacher:
     """Scores passages by the mean points of a judge's replies: `Grades()` of each, or a `Ranking()` of many.
 
     Each of `repeats` shows the passages in another order, drawn from `seed`, question and repeat; every second order is the
-    one before turned round, so that what a place is worth cancels out. A question gets its orders whatever else is asked. A
-    reply that is not of the form is answered with the reason, and asked for again, `attempts` times in all. After that
-    failed="refuse" raises; "skip" leaves the reply out, and a passage without any reply is NaN: no label, for the caller to
-    leave out, and never a 0. `counts` has the replies that were "read" and "malformed", and the questions to the judge that
-    "failed". `words` cuts each passage's text.
+    one before turned round, so that what a place is worth cancels out. None: two of a ranking, one of a grade. A
+    question gets its orders whatever else is asked. A reply that is not of the form is answered with the reason, and asked
+    for again, `attempts` times in all. After that failed="refuse" raises; "skip" leaves the reply out, and a passage without
+    any reply is NaN: no label, for the caller to leave out, and never a 0. `counts` has the replies that were "read" and
+    "malformed", and the questions to the judge that "failed". `words` cuts each passage's text.
     """
 
     client: Client
     form: Form
     _: KW_ONLY
-    repeats: int = 1
+    repeats: int | None = None
     attempts: int = 3
     failed: Literal["refuse", "skip"] = "refuse"
     temperature: float = 0.0
@@ -53,11 +53,11 @@ class JudgeTeacher:
     counts: Counter[str] = field(default_factory=Counter, compare=False)
 
     def __post_init__(self) -> None:
-        if self.repeats < 1 or self.attempts < 1:
-            raise ValueError(f"repeats is {self.repeats} and attempts {self.attempts}, expected at least 1 of both")
-        if self.repeats > 1 and self.temperature == 0 and not self.form.shuffled:
+        if self._times < 1 or self.attempts < 1:
+            raise ValueError(f"repeats is {self._times} and attempts {self.attempts}, expected at least 1 of both")
+        if self._times > 1 and self.temperature == 0 and not self.form.shuffled:
             raise ValueError(
-                f"{self.repeats} repeats of a grade at temperature 0 ask for the same thing again: set a temperature, or "
+                f"{self._times} repeats of a grade at temperature 0 ask for the same thing again: set a temperature, or "
                 "one repeat"
             )
 
@@ -86,12 +86,16 @@ class JudgeTeacher:
             points[task.group][task.members[times[task.group][task.members] == 0]] = np.nan
         return [(sums / np.maximum(counts, 1)).astype(np.float32) for sums, counts in zip(points, times, strict=True)]
 
+    @property
+    def _times(self) -> int:
+        return self.form.repeats if self.repeats is None else self.repeats
+
     def _tasks(self, place: int, group: Group) -> list[_Task]:
         """All that the judge is asked about a group. Its orders do not depend on the groups beside it."""
         texts = [shown(passage, self.passage_format, self.words) for passage in group.passages]
         entropy = int.from_bytes(hashlib.sha256(group.query.id.encode()).digest()[:8])
         tasks = []
-        for repeat in range(self.repeats):
+        for repeat in range(self._times):
             for share in self.form.shares(len(texts), np.random.default_rng([self.seed, repeat // 2, entropy])):
                 members = share[::-1] if repeat % 2 else share
                 content = self.form.asked(group.query.text, [texts[member] for member in members])

@@ -120,6 +120,10 @@ def echoed_log_probs(answer: Answer, prompt: str, scored: str) -> Float32[np.nda
     log_probs = [values[place] for place in chosen]
     if None in log_probs:
         raise ValueError("the first scored token has no log-probability: begin the prompt with a word")
+    if not np.isfinite(log_probs).all():
+        raise ValueError(
+            f"log-probabilities of the scored text are {log_probs[:3]}, expected numbers: look at the server's log"
+        )
     return np.array(log_probs, np.float32)
 
 

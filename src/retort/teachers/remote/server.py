@@ -13,11 +13,11 @@ Endpoint = Literal["completions", "chat/completions"]
 class Server:
     """Where to ask, which model, and how patiently.
 
-    `key_variable` is the name of the environment variable that holds the key, never the key; None: no key is sent. A failed
-    request is repeated `retries` times, after `first_wait_seconds`, then twice that and so on, less up to a half by chance,
-    and not before the server's Retry-After; a server that asks for more than `longest_wait_seconds` is given up. `extra` are
-    fields of every request over Retort's own, for example {"chat_template_kwargs": {"enable_thinking": False}}; one that is
-    None is left out.
+    `key_variable` is the name of the environment variable that holds the key, never the key; None: no key is sent. A whole
+    request may take `timeout_seconds`. A failed one is repeated `retries` times, after `first_wait_seconds`, then twice that
+    and so on, less up to a half by chance, and not before the server's Retry-After; where there are too many (429), all
+    others wait as long. A server that asks for more than `longest_wait_seconds` is given up. `extra` are fields of every
+    request over Retort's own, such as {"chat_template_kwargs": {"enable_thinking": False}}; one that is None is left out.
     """
 
     base_url: str
