@@ -13,25 +13,21 @@ from retort.config import Budget, parse
 from retort.plan import plan
 from retort.store import BILL, read_json, write_json
 from tiny_run import config, settings, write_config
-
-SPEEDS = bills.Speeds(
-    encoded=10.0, distilled=2.0, indexed=20.0, searched=1000.0, read=4.0, labelled=(0.5,), passage_tokens=15.0,
-    string_tokens=30.0, vector_bytes=48.0, dimension=24, peak_mb=500.0,
-)  # fmt: skip
+from tiny_speeds import QUESTIONS, speeds
 
 
 @pytest.fixture
 def probed(monkeypatch):
     """Speeds that no machine changes; the list grows with every probe."""
     calls = []
-    monkeypatch.setattr(bills, "probe", lambda job, config: calls.append(config) or SPEEDS)
+    monkeypatch.setattr(bills, "probe", lambda job, config: calls.append(config) or speeds())
     return calls
 
 
 def seconds(sources, root, depth: int) -> float:
     """Of the tiny run with labels of some depth."""
     steps = plan(config(sources, label={"depth": depth}), root)
-    return sum(line.seconds for line in bills.bill(steps, {"train": 20, "dev": 6, "test": 8}, 40, SPEEDS))
+    return sum(line.seconds for line in bills.bill(steps, QUESTIONS, 40, speeds()))
 
 
 @pytest.fixture
@@ -93,7 +89,7 @@ def test_what_does_not_fit_with_two_passages_is_refused_before_any_work(sources,
 
 def test_a_bill_without_a_budget_keeps_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"no budget to choose for: give budget\.hours"):
-        keep(Bill([Line("a", 1, "b", 1, 1.0)], SPEEDS, {}, "float32", ""), tmp_path)
+        keep(Bill([Line("a", 1, "b", 1, 1.0)], speeds(), {}, "float32", ""), tmp_path)
 
 
 def test_a_budget_that_has_not_chosen_is_no_config_of_a_run(sources):

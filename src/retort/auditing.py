@@ -69,7 +69,7 @@ def heed(found: Audit, *, refuse: bool, say: Callable[[str], None]) -> None:
     if found.verdict == "train":
         return
     gravity = "stop" if found.verdict == REFUSED else "care"
-    reasons = "; ".join(reason.text for reason in found.reasons if reason.gravity == gravity)
+    reasons = "; ".join(reason.text.rstrip(".") for reason in found.reasons if reason.gravity == gravity)
     text = f"the audit of {found.name} says: {found.verdict}, because {reasons}."
     if refuse and found.verdict == REFUSED:
         raise ValueError(f"{text} Mend the teacher, or set distil.audit to 'warn' to train all the same")

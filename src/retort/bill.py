@@ -1,7 +1,7 @@
-"""What a run will cost before it starts: items, tokens, hours and disk of each step, from a short probe on this machine.
+"""The bill of a run before it starts: what each step will cost on this machine, and what a budget chooses by it.
 
-`probe` measures how fast the config's own models work on some of the user's own texts; `bill` multiplies. Not estimated, as
-they are short beside the rest: reading the sources, building an index other than BM25's, measuring, the report.
+`probe` measures how fast the config's own models work on some of the user's own texts, estimates.py multiplies. Here: the
+whole, as it is printed and kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,134 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from retort.compute import accelerator
-from retort.config import Budget, Config, TeacherSettings
+from retort.config import Budget, Config
+from retort.estimates import Line, bill, refreshes
 from retort.evaluation.markup import duration
 from retort.job import Job
 from retort.pipeline import run
-from retort.plan import Step, refresh_of, rerank_depth
-from retort.probing import Speeds, probe
+from retort.plan import Step
+from retort.probing import probe
+from retort.speeds import Speeds
 from retort.store import BILL, write_json
-from retort.teachers.remote.forms import TOKENS
 
-COLUMNS = ("step", "work", "tokens", "time", "disk (MB)", "money")
-AROUND = 60  # tokens of instruction and question around a passage, in the prompts to servers
-
-
-@dataclass(frozen=True)
-class Line:
-    """The cost of a step: items of a unit, how many tokens they come to, seconds, bytes on disk, and what servers charge."""
-
-    step: str
-    items: int
-    unit: str
-    tokens: int
-    seconds: float
-    disk: int = 0
-    money: float = 0.0
-
-
-def bill(
-    steps: Mapping[str, Step], questions: Mapping[str, int], passages: int, speeds: Speeds, *, deepest: int | None = None
-) -> list[Line]:
-    """A line for each step that takes long, in the order of the run; labels of no more than the `deepest` candidates.
-
-    `questions` are those of each split.
-    """
-    lines = []
-    for step in steps.values():
-        config, every = step.config, sum(questions.values())
-        depth = min(config.label.depth, deepest or config.label.depth)
-        if step.stage == "index" and step.round == 0:
-            lines.append(Line(step.name, passages, "passages (BM25)", 0, _over(passages, speeds.indexed)))
-        if step.stage == "retrieve":
-            work = every * passages * speeds.dimension
-            lines.append(
-                Line(step.name, every, "questions", 0, _over(work, speeds.searched), 16 * every * config.retrieve.depth)
-            )
-        if step.stage == "encode":
-            lines.append(_encoding(step, questions, passages, speeds))
-        if step.stage == "read":
-            lines.append(_reading(step, questions["dev"], speeds))
-        if step.stage == "label":
-            lines.append(_labelling(step, every * depth, speeds))
-        if step.stage == "distil":
-            lines.append(_distilling(step, min(passages, questions["dev"] * depth), speeds))
-    return lines
-
-
-def _encoding(step: Step, questions: Mapping[str, int], passages: int, speeds: Speeds) -> Line:
-    """What is encoded by the round's way of refreshing, at most: found passages as if no two questions shared one."""
-    refresh, every = refresh_of(step.config, step.round), sum(questions.values())
-    probed, found = _probed(step.config, questions, passages), _found(step.config, questions, passages)
-    items = {"full": passages, "keep": 0, "rerank": found, "auto": probed + passages}[refresh]
-    seconds, disk, unit = _over(items, speeds.encoded), passages * speeds.vector_bytes, "passages"
-    if refresh in ("rerank", "auto"):
-        seconds += _over(every * passages * speeds.dimension, speeds.searched)
-        disk, unit = disk + found * speeds.vector_bytes, "passages at most"
-    return Line(step.name, items, unit, round(items * speeds.passage_tokens), seconds, round(disk))
-
-
-def _found(config: Config, questions: Mapping[str, int], passages: int) -> int:
-    """The passages that stored vectors find for all questions, at most."""
-    return min(passages, sum(questions.values()) * rerank_depth(config))
-
-
-def _probed(config: Config, questions: Mapping[str, int], passages: int) -> int:
-    """The passages that the probe of staleness encodes, at most."""
-    return min(passages, min(questions["dev"], config.encode.probe_questions) * rerank_depth(config))
-
-
-def _reading(step: Step, dev: int, speeds: Speeds) -> Line:
-    read = step.config.read
-    items = sum(phase.steps * phase.batch * phase.passages for phase in read.phases)
-    times = sum(phase.steps for phase in read.phases) // read.evaluate_every
-    seen = times * dev * (read.evaluate_passages or read.phases[-1].passages)
-    seconds = _over(items, speeds.read) + _over(seen, 3 * speeds.read)  # a step costs three forward passes
-    return Line(step.name, items, "passages read", round(items * speeds.string_tokens), seconds)
-
-
-def _labelling(step: Step, pairs: int, speeds: Speeds) -> Line:
-    """`pairs` of question and passage are seen by every teacher; the time of servers is not known."""
-    teachers, calls = step.config.label.teachers, pairs * len(speeds.labelled)
-    seconds = sum((_over(pairs, one) for one in speeds.labelled), 0.0)
-    money = sum(_money(teacher, pairs, speeds.string_tokens) for teacher in teachers)
-    disk = 8 * pairs * max(1, len(teachers))
-    return Line(step.name, calls, "teacher calls", round(calls * speeds.string_tokens), seconds, disk, money)
-
-
-def _money(teacher: TeacherSettings, pairs: int, passage_tokens: float) -> float:
-    """What a teacher's server charges for the passages of so many pairs, at most: every reply is as long as it may be."""
-    if teacher.server is None:
-        return 0.0
-    times, reply = (teacher.judge.repeats, TOKENS) if teacher.kind == "judge" else (1, 1)
-    return teacher.server.money(times * pairs * (passage_tokens + AROUND), times * pairs * reply) or 0.0
-
-
-def _distilling(step: Step, dev: int, speeds: Speeds) -> Line:
-    """`dev` passages are encoded at every evaluation."""
-    distil = step.config.distil
-    items, times = distil.steps * distil.batch * distil.candidates, distil.steps // distil.evaluate_every + 1
-    seconds = _over(items, speeds.distilled) + _over(times * dev, speeds.encoded)
-    return Line(step.name, items, "candidates", round(items * speeds.passage_tokens), seconds)
-
-
-def refreshes(config: Config, questions: Mapping[str, int], passages: int, speeds: Speeds) -> dict[str, float]:
-    """Seconds of bringing a search up to date with a changed student, by policy (Atlas, section 2.4).
-
-    Encoding the corpus anew; encoding only the first L that the stored vectors find for each question, at most; asking first
-    which of the two it has to be; and, where the query side alone is trained (`student.query_side`), nothing.
-    """
-    found = _found(config, questions, passages)
-    return {
-        "full (the corpus anew)": _over(passages, speeds.encoded),
-        f"rerank (the first {rerank_depth(config)} of a question)": _over(found, speeds.encoded),
-        "auto (a probe, before one of these)": _over(_probed(config, questions, passages), speeds.encoded),
-        "query_side": 0.0,
-    }
+COLUMNS = ("step", "work", "tokens", "time", "memory (MB)", "disk (MB)", "money")
 
 
 def depth_within(
-    budget: Budget, steps: Mapping[str, Step], questions: Mapping[str, int], passages: int, speeds: Speeds
+    budget: Budget, steps: Mapping[str, Step], questions: Mapping[str, int], passages: int, speeds: Mapping[int, Speeds]
 ) -> int | None:
     """The greatest label depth, up to the config's own, with which the whole run stays within; None: not even 2 does."""
     for depth in range(max(step.config.label.depth for step in steps.values()), 1, -1):
@@ -153,11 +40,11 @@ class Bill:
     """What a run will cost, and what keeping its search fresh would; with a budget, what that chooses.
 
     `lines` are of the run with the chosen `depth` of labels; `depth` is None without a budget, and where not even 2 fits it:
-    then they are of the run with 2. `own_seconds` are those of the config's own depth.
+    then they are of the run with 2. `own_seconds` are those of the config's own depth. `speeds` are by round.
     """
 
     lines: Sequence[Line]
-    speeds: Speeds
+    speeds: Mapping[int, Speeds]
     refresh_seconds: Mapping[str, float]
     precision: str
     because: str
@@ -175,6 +62,11 @@ class Bill:
         """Of all steps."""
         return sum((line.money for line in self.lines), 0.0)
 
+    @property
+    def disk(self) -> int:
+        """Bytes that all steps leave."""
+        return sum(line.disk for line in self.lines)
+
     def plain(self) -> dict[str, Any]:
         """The bill as JSON, which the report compares with what was spent."""
         facts = asdict(self)
@@ -183,20 +75,24 @@ class Bill:
 
     def rows(self) -> list[list[str]]:
         """The table to be printed, in `COLUMNS`: a row for each step and one for all."""
-        whole = Line("all", 0, "", sum(line.tokens for line in self.lines), self.seconds, money=self.money)
+        tokens, memory = sum(line.tokens for line in self.lines), max((line.memory for line in self.lines), default=0)
+        whole = Line("all", 0, "", tokens, self.seconds, disk=self.disk, memory=memory, money=self.money)
         return [
             [line.step, f"{line.items:,} {line.unit}" if line.unit else "", f"{line.tokens:,}", duration(line.seconds),
-             f"{line.disk / 1e6:,.1f}" if line.unit else "", f"{line.money:,.2f}"]
+             f"{line.memory / 1e6:,.0f}", f"{line.disk / 1e6:,.1f}", f"{line.money:,.2f}"]
             for line in (*self.lines, whole)
         ]  # fmt: skip
 
     def notes(self) -> list[str]:
-        """What the table does not say: memory, refresh policies, and what the budget chooses."""
+        """What the table does not say: the disk that is needed, what servers leave open, refresh policies, the budget."""
         fresh = "; ".join(f"{policy}: {seconds / 60:.1f} min" for policy, seconds in self.refresh_seconds.items())
+        scratch = max((line.scratch for line in self.lines), default=0) / 1e6
         said = [
-            f"memory while trying the models: {self.speeds.peak_mb:,.0f} MB",
+            f"disk while it runs: {self.disk / 1e6 + scratch:,.0f} MB at most, of which {scratch:,.0f} MB of checkpoints go",
             f"keeping a search fresh, each time: {fresh}",
         ]
+        if any(line.requests for line in self.lines):
+            said.append("of servers: the least time that requests_per_minute allows, and the most money")
         return said if self.budget is None else [*said, self.chosen()]
 
     def chosen(self) -> str:
@@ -210,7 +106,7 @@ class Bill:
                 f"{longest.seconds / 3600:.2g} hours: train for fewer steps or rounds, or raise the budget"
             )
         whole = f"{self.own_seconds / 3600:.2g} hours with the config's own"
-        precision = f"precision {self.precision} ({self.because})"
+        precision = f"estimated in {self.precision} ({self.because})"
         return f"within {bounds}: label.depth {self.depth}, which takes {costs} ({whole}); {precision}"
 
 
@@ -226,10 +122,11 @@ def planned(config: Config, root: Path) -> Bill:
     questions = {split: len(queries) for split, queries in job.prepared.splits.items()}
     about = (steps, questions, len(job.prepared.corpus), speeds)
     depth = depth_within(config.budget, *about) if config.budget else None
+    last = config.rounds
     found = Bill(
         bill(*about, deepest=depth or (2 if config.budget else None)),
         speeds,
-        refreshes(config, questions, len(job.prepared.corpus), speeds),
+        refreshes(config.of_round(last), questions, len(job.prepared.corpus), speeds[last]),
         *_precision(config, job.accelerator.mixed_precision == "bf16"),
         budget=config.budget and config.budget.model_dump(),
         depth=depth,
@@ -255,7 +152,3 @@ def _check_prices(config: Config) -> None:
                     f"budget.money is set, and teacher {teacher.model!r} of round {number} has no prices: give "
                     "server.price_per_million (0 for your own server)"
                 )
-
-
-def _over(items: float | int, per_second: float) -> float:
-    return items / per_second if per_second else 0.0

@@ -1,6 +1,7 @@
-"""What the budget of a run chooses, once: the label depth and the precision. It is kept in the run's folder as budget.json.
+"""What the budget of a run chooses, once: the label depth. It is kept in the run's folder as budget.json.
 
-A second probe may find other speeds, so that only the kept choice counts from then on; `retort plan --apply` makes it anew.
+The precision that the run was estimated in, which is the machine's and no choice, is kept beside it. A second probe may find
+other speeds, so that only what is kept counts from then on; `retort plan --apply` makes it anew.
 Not here: what a choice of depth costs (bill.py).
 """
 

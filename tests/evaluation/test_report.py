@@ -11,6 +11,7 @@ import pytest
 from retort.evaluation.charts import Curve
 from retort.evaluation.report import (
     AttentionMap,
+    Compared,
     Cost,
     Example,
     Examples,
@@ -218,6 +219,17 @@ def test_what_servers_were_asked_has_a_table_of_its_own_whose_money_adds_up(tmp_
         ["label", "free", "7", *["\u2013"] * 6],
         ["later", "big", "1,200", "3", "4", "0", "90,000", "5", "1.25"],
         ["All stages", *[""] * 7, "2.5"],
+    ]
+
+
+def test_what_was_planned_stands_beside_what_was_spent(tmp_path):
+    disk, none = Compared("disk, MB", planned=40.0, spent=50.0), Compared("requests to servers", planned=0, spent=3)
+    costs = [Cost("label", seconds=9, planned_seconds=6, compared=[disk, none]), Cost("later", seconds=1)]
+    table = Page(write_report(full(costs=costs), tmp_path)).table("cost")[4:]
+    assert table == [
+        ["Stage", "Of", "Planned", "Spent", "Spent / planned"],
+        ["label", "disk, MB", "40", "50", "1.25"],
+        ["label", "requests to servers", "0", "3", "\u2013"],
     ]
 
 

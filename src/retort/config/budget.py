@@ -6,7 +6,8 @@ from retort.config.fields import Section
 
 
 class Budget(Section):
-    """What a run may take at most, by the estimate of `retort plan`; the label depth and the precision follow from it.
+    """What a run may take at most, by the estimate of `retort plan`; the label depth follows from it, in the
+    precision that is found, which is kept with it.
 
     `hours` on this machine, of one process; `money` of teachers behind servers, in the currency of their prices.
     """

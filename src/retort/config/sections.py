@@ -126,7 +126,7 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     report: Reporting = Reporting()
     compute: Compute = Compute()
-    budget: Budget | None = None  # chooses label.depth and compute.precision (retort/budget.py); None: they stand as given
+    budget: Budget | None = None  # chooses label.depth and keeps the precision with it (retort/budget.py); None: as given
     overrides: dict[Annotated[PositiveInt, Strict(False)], dict[str, dict[str, Any]]] = {}  # JSON keys are strings
 
     def of_round(self, number: int) -> "Config":

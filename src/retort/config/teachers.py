@@ -27,17 +27,28 @@ class AttentionSettings(Section):
 
 
 class Prompts(Section):
-    """The strings that the reader sees; `{question}`, `{title}` and `{text}` are filled in. Default: FiD's."""
+    """The strings that the reader sees; `{question}`, `{title}` and `{text}` are filled in, `{answer}` in its target.
+
+    Default: FiD's. Atlas's targets are "<extra_id_0> {answer}".
+    """
 
     passage: str = "question: {question} title: {title} context: {text}"
+    answer: str = "{answer}"  # what a reader is trained to write and what signals feed it; taken off what it writes
     passage_tokens: PositiveInt = 200
-    answer_tokens: PositiveInt = 50
+    answer_tokens: PositiveInt = 50  # the most that a reader writes; a target is never cut
     special_tokens: bool = False  # [CLS], [SEP] or </s> around inputs; the published readers were trained without
 
     @field_validator("passage")
     @classmethod
     def _holds_the_question(cls, value: str) -> str:
         return with_fields(value, needed={"question", "text"}, optional={"title"})
+
+    @field_validator("answer")
+    @classmethod
+    def _holds_the_answer(cls, value: str) -> str:
+        if value.count("{answer}") != 1:
+            raise ValueError(f"expected {{answer}} once; found it {value.count('{answer}')} times")
+        return with_fields(value, needed={"answer"}, optional=set())
 
 
 class Phase(Section):

@@ -41,6 +41,16 @@ class Remote:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What a stage took of something, unit in its name, beside what was planned."""
+
+    what: str
+    _: KW_ONLY
+    planned: Number
+    spent: Number
+
+
+@dataclass(frozen=True)
 class Cost:
     """What one stage took: `items` of `unit` in `seconds`, the peak memory of its processes in MB, and what was planned."""
 
@@ -51,6 +61,7 @@ class Cost:
     unit: str = ""
     peak_mb: Number = None
     planned_seconds: Number = None
+    compared: Sequence[Compared] = ()
     remote: Sequence[Remote] = ()
 
 
