@@ -16,7 +16,7 @@ from retort.pipeline import run
 from retort.plan import plan
 from retort.prepared import Prepared
 from retort.records import Query, Run
-from retort.refreshing import overlap, search_student
+from retort.refreshing import PRECISION, overlap, search_student
 from retort.searching import student_of
 from retort.store import MANIFEST, read_json, remove, write_parts
 from tiny_run import PASSAGES, config, searched, tree
@@ -147,6 +147,19 @@ def test_every_kind_of_student_is_re_ranked(student, sources, tmp_path):
 
 
 # --- searching
+
+
+def test_the_index_of_old_vectors_is_theirs(reranked):
+    assert (reranked / "round-1/index/index.json").read_bytes() == (reranked / "round-0/index/index.json").read_bytes()
+
+
+def test_vectors_of_two_precisions_never_stand_in_one_folder(copied, sources):
+    remove(copied / "round-1" / "encode")
+    chosen = config(sources)
+    steps = plan(chosen, copied)
+    (steps["round-1/encode"].folder.open() / PRECISION).write_text('"bfloat16"')
+    with pytest.raises(ValueError, match=r"was begun in bfloat16, and this computes in float32: set compute\.precision"):
+        run(chosen, copied, only=["round-1/encode"])
 
 
 def test_a_search_in_old_vectors_ranks_by_fresh_ones_whether_they_are_stored_or_not(reranked, full, tmp_path):

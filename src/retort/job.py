@@ -60,6 +60,11 @@ class Job:
         return self.accelerator.autocast()
 
     @property
+    def precision_name(self) -> str:
+        """What that precision is called in a config."""
+        return "bfloat16" if self.accelerator.mixed_precision == "bf16" else "float32"
+
+    @property
     def root(self) -> Path:
         """The folder of the run."""
         return self.steps["prepare"].path.parent

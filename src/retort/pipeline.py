@@ -30,15 +30,8 @@ from retort.losses import build
 from retort.plan import Step, answered_splits, only_graded, plan
 from retort.prepared import CANDIDATES, CORPUS, Prepared, asked_of, distinct, limited, write_prepared
 from retort.records import Corpus, Passage, Query, Run
-from retort.refreshing import encode_passages, search_student
-from retort.searching import (
-    bm25_index,
-    in_training,
-    kind_of,
-    lost,
-    passages_of,
-    sparse_trouble,
-)
+from retort.refreshing import encode_passages, index_passages, search_student
+from retort.searching import BM25, bm25_index, in_training, sparse_trouble
 from retort.store import MANIFEST, PARTS, disk_watched, locked, read_json, remove, write_atomic, write_json
 from retort.students.card import CardFacts, write_model_card
 from retort.teachers.fid.loading import load_reader, make_reader
@@ -226,12 +219,9 @@ def encode(job: Job, step: Step) -> Facts:
 
 def index(job: Job, step: Step) -> Facts:
     """What searches the vectors; in round 0 the BM25 index too."""
-    passages = passages_of(job, step.round)
-    built = kind_of(job, step.round).build(passages, step.config.index, step.config.seed)
-    built.save(step.path)
     if step.round == 0:
-        bm25_index(job.prepared.corpus, step.config.retrieve.bm25, step.path).save(step.path / "bm25")
-    return {"items": len(passages), **lost(job, step.round, built, job.prepared.splits["dev"])}
+        bm25_index(job.prepared.corpus, step.config.retrieve.bm25, step.path).save(step.path / BM25)
+    return index_passages(job, step)
 
 
 def retrieve(job: Job, step: Step) -> Facts:
@@ -239,7 +229,7 @@ def retrieve(job: Job, step: Step) -> Facts:
     settings, prepared = step.config.retrieve, job.prepared
     runs = {"student": search_student(job, step.round, prepared.queries, settings.depth)}
     if step.round == 0:
-        bm25 = BM25Index.load(job.path(0, "index") / "bm25")
+        bm25 = BM25Index.load(job.path(0, "index") / BM25)
         runs["bm25"] = bm25.search(prepared.queries, settings.depth, name="bm25")
         if "file" in settings.first:
             runs["file"] = Run.read(job.steps["prepare"].path / CANDIDATES)

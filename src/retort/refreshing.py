@@ -19,10 +19,11 @@ from retort.job import Job
 from retort.plan import Step, refresh_of, rerank_depth, stored_round
 from retort.prepared import limited
 from retort.records import Query, Run
-from retort.searching import Encodings, Found, kind_of, search_vectors, student_of
-from retort.store import PARTS, read_json, write_atomic, write_json, write_parts
+from retort.searching import BM25, Encodings, Found, kind_of, lost, passages_of, search_vectors, student_of
+from retort.store import COST, MANIFEST, PARTS, STARTED, read_json, write_atomic, write_json, write_parts
 from retort.students.loading import AnyStudent
 
+PRECISION = "precision.json"  # that the vectors beside it were computed in, before they were rounded for the disk
 FRESH, ROWS, CHOICE = "fresh", "rows.npy", "refresh.json"  # of the encode stage; fresh/ holds the rows and their parts
 REFRESH, MADE_BY = "refresh", "vectors of round"  # facts that it leaves
 
@@ -51,6 +52,20 @@ def encode_passages(job: Job, step: Step) -> dict[str, Any]:
     job.accelerator.wait_for_everyone()
     measured = {} if refresh == "auto" else _staleness(job, step, student)
     return {"items": len(rows), **facts, **measured, MADE_BY: _made_by(job, step)}
+
+
+def index_passages(job: Job, step: Step) -> dict[str, Any]:
+    """The facts of a round's index stage: an index of its vectors, or a copy of the one that the kept vectors have."""
+    kind, passages, kept = kind_of(job, step.round), passages_of(job, step.round), stored_round(step.config, step.round)
+    stays = kept is not None and job.steps[f"round-{step.round}/encode"].folder.manifest().get(MADE_BY) != step.round
+    if stays and job.steps[f"round-{kept}/index"].config.index == step.config.index:
+        own = shutil.ignore_patterns(MANIFEST, STARTED, COST, BM25)
+        shutil.copytree(job.path(kept, "index"), step.path, ignore=own, dirs_exist_ok=True)
+        built = kind.load(step.path, passages)
+    else:
+        built = kind.build(passages, step.config.index, step.config.seed)
+        built.save(step.path)
+    return {"items": len(passages), **lost(job, step.round, built, job.prepared.splits["dev"])}
 
 
 def search_student(job: Job, number: int, queries: Sequence[Query], k: int) -> Run:
@@ -144,6 +159,7 @@ def _fresh(
 def _write(job: Job, step: Step, student: AnyStudent, folder: Path, rows: Sequence[int] | Int[np.ndarray, "n"]) -> None:
     """The parts of the vectors of corpus rows, in `folder`, by the processes together."""
     settings, kind, corpus = step.config.encode, kind_of(job, step.round), job.prepared.corpus
+    _hold_precision(job, folder)
     cuts = range(0, len(rows), settings.passages_per_part)
     with job.bars("passages encoded", len(rows)) as bar:
 
@@ -153,6 +169,20 @@ def _write(job: Job, step: Step, student: AnyStudent, folder: Path, rows: Sequen
             bar(len(passages))
 
         write_parts(folder, len(cuts), write, ending=kind.ending, mine=job.mine)
+
+
+def _hold_precision(job: Job, folder: Path) -> None:
+    """ValueError where parts were begun in another precision, as vectors of two would be compared with each other."""
+    path, now = folder / PRECISION, job.precision_name
+    before = read_json(path) if path.exists() else now
+    job.accelerator.wait_for_everyone()  # until here all look
+    if before != now:
+        raise ValueError(
+            f"{folder} was begun in {before}, and this computes in {now}: set compute.precision to {before}, or build it "
+            "again with --force"
+        )
+    if job.accelerator.is_main_process:
+        write_json(path, now)
 
 
 def _keep(job: Job, step: Step) -> None:

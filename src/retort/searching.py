@@ -40,6 +40,7 @@ from retort.tensors import TokenVectors
 AnyIndex = DenseIndex | InvertedIndex | SeismicIndex | MultiVectorIndex
 Encodings = np.ndarray | csr_array | TokenVectors  # texts by a student of any kind, in memory
 Found = tuple[list[Float32[np.ndarray, "_"]], list[Int32[np.ndarray, "_"]]]  # scores and rows of each query, best first
+BM25 = "bm25"  # its folder in the index of round 0
 ASKED = 100  # questions of which recall is measured where an index is approximate
 K = 100  # at which it is measured
 

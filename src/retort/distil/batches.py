@@ -55,8 +55,8 @@ def examples(labels: Run, queries: Sequence[Query], corpus: Corpus, curation: Cu
         raise ValueError(
             f"labels {labels.name!r}: none of {len(labels)} queries can be trained on ({dict(dropped)}, after leaving out "
             f"{dict(removed)}): expected at least one with 2 candidates whose scores differ, and where an objective reads "
-            "positives one of each kind; look at the teacher, at the depth of its candidates, at what marks positives, and at "
-            "distil.negatives"
+            "positives one of each kind; look at the teacher, at the depth of its candidates, at what marks positives, and "
+            "at distil.negatives"
         )
     return Examples(tuple(kept), dict(dropped), dict(removed))
 
