@@ -188,6 +188,8 @@ def test_candidates_need_an_answer_and_a_passage_without_one_where_a_loss_reads_
         ({"objectives": [{"name": "bkl"}], "negatives": {"system": "bm25"}}, "is 'bm25' without a window"),
         ({"objectives": [{"name": "bkl"}], "negatives": {"system": "file", "window": 3}}, "prepare.candidates is not set"),
         ({"objectives": [{"name": "bkl"}], "positives": "scores"}, "no teacher is a file of scores"),
+        ({"topics": 3}, "distil.topics is set and distil.batches is 'random'"),
+        ({"batches": "topics", "student": {"kind": "sparse", "model": "bert"}}, "expected a dense one"),
         ({"objectives": [{"name": "emdr2"}]}, r"the objective emdr2 reads log-likelihoods, .*expected the one teacher"),
         (
             {"objectives": [{"name": "cl_drd"}], "candidates": 10},

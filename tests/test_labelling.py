@@ -117,6 +117,15 @@ def test_a_reader_is_judged_on_as_many_passages_as_it_was_chosen_on(copied, sour
     assert {len(group.passages) for group in seen} == {5}
 
 
+def test_a_student_is_trained_in_batches_of_one_topic(sources, tmp_path):
+    chosen = config(
+        sources, rounds=1, label={"teachers": [{"kind": "bm25"}, {"kind": "answers"}]},
+        distil={"objectives": [{"name": "kl"}, {"name": "candidate_mass"}], "batches": "topics", "topics": 3},
+    )  # fmt: skip
+    steps = run(chosen, tmp_path, only=[*SEARCHED, "round-1/label", "round-1/distil"])
+    assert steps["round-1/distil"].folder.manifest()["questions"] == 20
+
+
 def test_a_card_names_every_teacher(sources):
     chosen = config(sources, label={"teachers": [{"kind": "fid"}, {"kind": "run", "scores": "my.trec"}]})
     named = teacher_names(chosen)

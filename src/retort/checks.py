@@ -145,6 +145,7 @@ def _check_round(config: Config) -> None:
     if config.distil.negatives.system == "file" and config.prepare.candidates is None:
         raise ValueError("distil.negatives.system is 'file', but prepare.candidates is not set: name the file of candidates")
     _check_objectives(config)
+    _check_topics(config.distil)
     _check_unused(config.distil, reads(config))
     _check_index(config)
     for number, teacher in enumerate(config.label.teachers):
@@ -215,6 +216,14 @@ def _check_refresh(config: Config, number: int) -> None:
             f"encode.rerank_depth is {depth}, expected {least} at least: retrieve.depth ({settings.retrieve.depth}) are "
             f"asked for, and which are the first encode.probe_depth ({encode.probe_depth}) has to be open; raise it"
         )
+
+
+def _check_topics(distil: Distil) -> None:
+    """Topics are of vectors, one of each passage."""
+    if distil.batches == "topics" and distil.student.kind != "dense":
+        raise ValueError(f"distil.batches is 'topics' and the student is {distil.student.kind}: expected a dense one")
+    if distil.batches == "random" and distil.topics is not None:
+        raise ValueError("distil.topics is set and distil.batches is 'random': set it to 'topics', or unset the number")
 
 
 def _check_unused(distil: Distil, needed: frozenset[str]) -> None:

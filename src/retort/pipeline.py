@@ -31,7 +31,7 @@ from retort.plan import Step, answered_splits, only_graded, plan
 from retort.prepared import CANDIDATES, CORPUS, Prepared, asked_of, distinct, limited, write_prepared
 from retort.records import Corpus, Passage, Query, Run
 from retort.refreshing import encode_passages, index_passages, search_student
-from retort.searching import BM25, bm25_index, in_training, sparse_trouble
+from retort.searching import BM25, bm25_index, in_training, placed, sparse_trouble
 from retort.store import MANIFEST, PARTS, disk_watched, locked, read_json, remove, write_atomic, write_json
 from retort.students.card import CardFacts, write_model_card
 from retort.teachers.fid.loading import load_reader, make_reader
@@ -198,7 +198,7 @@ def distil(job: Job, step: Step) -> Facts:
         trained = train(
             student, of_split["train"], prepared.corpus, prepared.splits["train"], settings, method=method,
             seed=step.config.seed, folder=step.path, accelerator=job.accelerator, validate=validate,
-            curation=curation, progress=by_step(bar),
+            curation=curation, place=placed(job, step), progress=by_step(bar),
         )  # fmt: skip
     if job.accelerator.is_main_process:
         write_model_card(step.path / MODEL, _card(step, trained, len(prepared.corpus)))

@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int, Int32
 from scipy.sparse import csr_array
 
 from retort.config import Bm25, Index
+from retort.distil.topics import Place
 from retort.indexes.best import recall
 from retort.indexes.bm25 import BM25Index, BM25Settings
 from retort.indexes.dense import DenseIndex
@@ -78,6 +79,11 @@ def in_training(job: Job, step: Step, labels: Run) -> InTraining:
     assert stored is not None
     rows, corpus = np.unique(labels.passages), job.prepared.corpus
     return QuerySideStudent(student, passages_of(job, stored).take, dict(zip(corpus.ids(rows), rows.tolist(), strict=True)))
+
+
+def placed(job: Job, step: Step) -> Place | None:
+    """What gives passages' vectors by the student of the round before, where batches are drawn by topic."""
+    return passages_of(job, step.round - 1).take if step.config.distil.batches == "topics" else None
 
 
 def kind_of(job: Job, number: int) -> Kind:

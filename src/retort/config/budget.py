@@ -6,9 +6,9 @@ from retort.config.fields import Section
 
 
 class Budget(Section):
-    """What a run may take at most, by the estimate of `retort plan`; the label depth follows from it, in the
-    precision that is found, which is kept with it.
+    """What a run may take at most, by the estimate of `retort plan`; the label depth follows from it.
 
+    The precision that was found is kept with it.
     `hours` on this machine, of one process; `money` of teachers behind servers, in the currency of their prices.
     """
 

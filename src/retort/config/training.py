@@ -64,6 +64,10 @@ class Distil(Section):
     ranks_every: PositiveInt | None = None  # steps between rankings by the current student; None: its search before training
     audit: Literal["warn", "refuse"] = "warn"  # what follows where the audit of the labels says "do not train"
     batch: PositiveInt = 64
+    # which questions share a batch: any, or those whose best passages are alike, which are hard in-batch negatives
+    # (TAS-Balanced, arXiv 2104.06967); dense students
+    batches: Literal["random", "topics"] = "random"
+    topics: PositiveInt | None = None  # how many; None: six batches each
     steps: PositiveInt = 20_000
     optimiser: Optimiser = Optimiser()
     chunk_tokens: PositiveInt = 16_384  # padded tokens encoded at once: bounds memory, not the batch

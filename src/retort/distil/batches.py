@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from retort.compute import batch_rows
 from retort.distil.curation import Curation
 from retort.distil.sampling import Labelled, Sampler, with_positive
+from retort.distil.topics import Place, Topics, clustered
 from retort.records import Corpus, Query, Run
 from retort.tensors import Batch
 
@@ -21,9 +23,20 @@ class Examples:
     dropped: Mapping[str, int]
     removed: Mapping[str, int]
     ranked_at: int | None = None  # the step at which the candidates' ranks were renewed
+    topics: Topics | None = None  # of the queries; None: any of them share a batch
 
     def __len__(self) -> int:
         return len(self.kept)
+
+    def rows(self, batch: int, step: int, seed: int) -> list[int]:
+        """The queries of optimiser step `step`."""
+        drawn = batch_rows(len(self), batch, step, seed) if self.topics is None else self.topics.rows(batch, step, seed)
+        return drawn.tolist()
+
+    def by_topic(self, place: Place, count: int, seed: int) -> "Examples":
+        """The same in batches of `count` topics: of the passages labelled best, which stand where `place` says."""
+        best = np.array([one.passages[int(one.scores.argmax())] for one in self.kept], np.int32)
+        return replace(self, topics=Topics(clustered(place(best), count, seed)))
 
 
 def examples(labels: Run, queries: Sequence[Query], corpus: Corpus, curation: Curation | None = None) -> Examples:

@@ -17,7 +17,6 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
 
 from retort.compute import (
-    batch_rows,
     linear_schedule,
     load_checkpoint,
     mean_gradients,
@@ -33,6 +32,7 @@ from retort.distil.method import Method, RowLosses
 from retort.distil.ranks import Renewal
 from retort.distil.roster import Roster
 from retort.distil.sampling import SAMPLERS
+from retort.distil.topics import BATCHES, Place
 from retort.records import Corpus, Query, Run
 from retort.store import StepLog, write_atomic
 from retort.tensors import Batch, Student
@@ -83,18 +83,23 @@ def train(
     accelerator: Accelerator,
     validate: Validate | None = None,
     curation: Curation | None = None,
+    place: Place | None = None,
     progress: Progress = lambda step, facts: None,
 ) -> Trained:
     """What the training came to; `folder`/model holds the best student by `validate` (higher is better), or else the last.
 
     The untouched student, step 0, takes part in that choice. `folder`/log.jsonl has a line for each step. A killed run goes
     on at its last checkpoint in `folder`/checkpoint, which stays until the caller removes it, and ends with the same bytes.
+    `place` says where passages stand, by corpus row, where batches are to be of one topic.
     `validate` is called in every process; the main process's value counts. ValueError before any training: labels that
     nothing can be learnt from, or a signal that the student cannot give. FloatingPointError: a loss that is not finite.
     """
     method.check(student)
     _check_known(method, curation or Curation(), settings)
     data = examples(labels, queries, corpus, curation)
+    if settings.batches == "topics":
+        assert place is not None
+        data = data.by_topic(place, settings.topics or len(data) // (BATCHES * settings.batch), seed)
     run = _Training.prepared(Roster.of(student), method, settings, seed, folder, accelerator)
     found = load_checkpoint(accelerator, folder / CHECKPOINT)
     position = Position(**found) if found else Position()
@@ -175,8 +180,7 @@ class _Training:
 
     def batch(self, data: Examples, corpus: Corpus, step: int) -> Batch:
         """The batch of `step`, the same in all processes; only their dropout differs."""
-        rows = batch_rows(len(data), self.settings.batch, step, self.seed).tolist()
-        sampler = SAMPLERS[self.settings.sample]
+        rows, sampler = data.rows(self.settings.batch, step, self.seed), SAMPLERS[self.settings.sample]
         drawn = sampled(data, rows, sampler, self.settings.candidates, seed=self.seed, step=step)
         batch = self.method.view(make_batch(drawn, corpus, step), self.roster, np.random.default_rng([self.seed, step]))
         own = np.random.default_rng([self.seed, step, self.accelerator.process_index])

@@ -12,7 +12,6 @@ import numpy as np
 from accelerate import Accelerator
 from jaxtyping import Int32
 
-from retort.compute import batch_rows
 from retort.config import Distil
 from retort.distil.agreement import scored
 from retort.distil.batches import Examples
@@ -59,8 +58,7 @@ class Renewal:
         All processes score, the main one writes.
         """
         steps = range(since, min(since + self.every, self.settings.steps))
-        coming = [batch_rows(len(data), self.settings.batch, step, self.seed) for step in steps]
-        rows = np.unique(np.concatenate(coming)).tolist()
+        rows = sorted({row for step in steps for row in data.rows(self.settings.batch, step, self.seed)})
         lists = [data.kept[row] for row in rows]
         ranks = [_known(labelled.ranks, len(labelled)) for labelled in data.kept]
         tokens = self.settings.chunk_tokens
