@@ -61,7 +61,7 @@ def test_an_index_that_is_not_installed_is_refused(sources, monkeypatch):
 
 def test_a_finished_run_asks_for_nothing(finished, sources, monkeypatch):
     monkeypatch.setattr("retort.checks.check_source", None)
-    monkeypatch.setattr("retort.checks.AutoConfig", None)
+    monkeypatch.setattr("retort.checks.check_models", None)
     steps = plan(config(sources), finished)
     check_start(steps, list(steps), force=False)
 
@@ -85,7 +85,8 @@ def test_a_step_that_is_stale_is_missed_by_the_next_one(copied, sources):
 )
 def test_a_model_is_looked_for_only_by_the_steps_that_load_it(name, models, copied, sources, monkeypatch):
     asked = []
-    monkeypatch.setattr("retort.checks.AutoConfig.from_pretrained", asked.append)
+    monkeypatch.setattr("retort.model_checks.check_reader", lambda settings: asked.append(settings.model))
+    monkeypatch.setattr("retort.model_checks._check_reachable", asked.append)
     remove(copied / name)
     steps = plan(config(sources), copied)
     check_start(steps, list(steps), force=False)

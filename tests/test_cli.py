@@ -10,7 +10,8 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from retort import pipeline
-from retort.cli import bars_on, main
+from retort.cli import main
+from retort.console import bars_on
 from retort.store import MANIFEST, STARTED, read_json, write_json
 from tiny_run import settings, times, write_config
 
@@ -29,6 +30,7 @@ def as_it_was():
 def retort(monkeypatch, tmp_path, capfd):
     """The command: its exit code, standard output and standard error, in an empty directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("retort.cli.others_at_work", lambda: None)  # the tests themselves keep the cores busy
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["retort", *map(str, arguments)])

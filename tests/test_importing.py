@@ -6,8 +6,11 @@ import json
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
 from ancestors import (
+    READER,
     RETRIEVER,
     arrays,
     atlas,
@@ -19,10 +22,15 @@ from ancestors import (
     t5_1_1,
 )
 from malicious import Malicious
-from retort.config import StudentModel
+from retort.cli import app
+from retort.config import Prompts, StudentModel
 from retort.importing import convert
+from retort.records import Group, Passage, Query
 from retort.students.loading import load_student
+from retort.teachers.fid.attention import passage_scores
+from retort.teachers.fid.bias import kept_bias
 from retort.teachers.fid.loading import load_reader
+from retort.teachers.fid.prompts import answers_in, passage_strings, tokenise_targets
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +54,47 @@ def test_a_fid_reader_becomes_a_reader_folder(tokenizers, tmp_path):
     assert "optimizer.pth.tar" in found.notes[1]
     state, weights = load_reader(tmp_path / "new").model.state_dict(), arrays("tiny_t5.npz")
     assert all(torch.equal(state[name], weights[name]) for name in state)
+
+
+def test_a_fid_reader_can_keep_its_bias(tokenizers, tmp_path):
+    found = convert(fid_reader(tmp_path / "old"), tmp_path / "new", **tokenizers, with_bias=True)
+    assert not any("dropped" in note for note in found.notes)
+    ids, mask = torch.tensor(READER["ids"]), torch.tensor(READER["mask"])
+    with torch.no_grad():
+        scores = passage_scores(load_reader(tmp_path / "new").model.eval(), ids, mask)
+    torch.testing.assert_close(scores, torch.tensor(READER["scores"]), atol=1e-5, rtol=0)
+
+
+def test_the_command_keeps_the_bias_where_asked_to(tokenizers, tmp_path):
+    old, reader = fid_reader(tmp_path / "old"), tokenizers["reader_tokenizer"]
+    arguments = ["convert", str(old), str(tmp_path / "new"), "--reader-tokenizer", reader, "--keep-bias"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    assert kept_bias(load_reader(tmp_path / "new").model) is not None
+
+
+def test_only_a_reader_of_fid_has_a_bias_to_keep(tokenizers, tmp_path):
+    for old in (fid_retriever(tmp_path / "fid", "proj_cls"), atlas(tmp_path / "atlas", reader=t5_1_1())):
+        with pytest.raises(ValueError, match="holds no reader of FiD, which alone has a bias to be kept"):
+            convert(old, tmp_path / "new", **tokenizers, with_bias=True)
+        assert not (tmp_path / "new").exists()
+
+
+def test_the_prompts_of_an_atlas_reader_give_atlas_ids(tokenizers, tmp_path):
+    """Its target is '<extra_id_0> ANSWER' and the end (methods 3.1)."""
+    special = AutoTokenizer.from_pretrained(tokenizers["reader_tokenizer"])
+    special.add_special_tokens({"additional_special_tokens": ["<extra_id_0>"]})
+    special.save_pretrained(tmp_path / "tokenizer")
+    named = {**tokenizers, "reader_tokenizer": str(tmp_path / "tokenizer")}
+    found = convert(atlas(tmp_path / "old", reader=t5_1_1()), tmp_path / "new", **named)
+    own = {name.removeprefix("read.prompts."): value for name, value in found.settings.items() if "prompts" in name}
+    prompts, reader = Prompts(**own), load_reader(tmp_path / "new" / "reader")
+    sentinel, snow, end = (special.convert_tokens_to_ids(word) for word in ("<extra_id_0>", "snow", "</s>"))
+    targets = tokenise_targets(reader, ["snow"], prompts)
+    assert targets.tolist() == [[sentinel, snow, end]]
+    assert answers_in(reader, targets, prompts) == ["snow"]
+    group = Group(Query("q", "who"), (Passage("p", "title", "snow"),))
+    assert passage_strings(group, prompts) == ["question: who answer: <extra_id_0> title: title context: snow"]
 
 
 @pytest.mark.parametrize("name", ["released_mean768", "proj_cls"])

@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = ("records", "text", "config", "store", "tensors", "compute", "costs")  # each may import those before it
+GROUND = ("records", "text", "config", "store", "tensors", "cores", "compute", "costs")  # each may import those before it
 FAMILIES = ("data", "teachers", "students", "losses", "distil", "indexes", "evaluation")  # none imports another
 BRIDGES = {"integrations": ("losses",)}  # parts for the tools of others, with the families that each may import
 # each may import those before it
 STORY = (
     "plan", "prepared", "job", "candidates", "making", "labelling", "searching", "refreshing", "auditing", "evidence",
-    "checks", "spending", "gathering", "pipeline", "suite", "importing", "asking", "speeds", "probing", "footprint",
-    "estimates", "bill", "budget", "cli",
+    "model_checks", "checks", "spending", "gathering", "pipeline", "suite", "importing", "asking", "speeds", "probing",
+    "footprint", "estimates", "bill", "budget", "console", "cli",
 )  # fmt: skip
 FILE_LINES, STORY_LINES, FUNCTION_LINES = 300, 380, 60  # pipeline.py alone tells the whole story
 NO_SUBJECT = {"utils", "common", "manager", "base"}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from retort.config import Split
 from retort.data import read_candidates, read_scores
 from retort.distil.curation import Curation, Positives, answer_bearing, graded, positive_rows
 from retort.job import Job
@@ -18,7 +19,7 @@ from retort.records import Qrels, Query, Run
 NONE = np.zeros(0, np.int32)
 
 
-def listed(source: str | Mapping[str, str], splits: Mapping[str, Sequence[Query]], prepared: Prepared) -> Run:
+def listed(source: str | Mapping[Split, str], splits: Mapping[str, Sequence[Query]], prepared: Prepared) -> Run:
     """The user's candidates for the prepared questions: of one file, or of a file for each split.
 
     `splits` are the questions as they were read: a split's own file knows them by those ids.

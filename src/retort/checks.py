@@ -5,9 +5,6 @@ Each function raises ValueError (FileNotFoundError for a source) that says what 
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path
-
-from transformers import AutoConfig
 
 from retort import compute
 from retort.config import Config, Distil, Negatives
@@ -16,7 +13,8 @@ from retort.evaluation.measure_names import check_measures
 from retort.evidence import headline, measures_of
 from retort.losses.objectives import CLDRD
 from retort.making import check_teacher, server_of
-from retort.plan import Step, models_of, reads, rerank_depth, score_files, sources, stored_round, uses_grades
+from retort.model_checks import check_models
+from retort.plan import Step, reads, rerank_depth, score_files, sources, stored_round, uses_grades
 from retort.prepared import Prepared
 from retort.records import Corpus, Qrels, Query, Run
 from retort.text import AnswerMatcher
@@ -114,6 +112,15 @@ def check_candidates(candidates: Run, prepared: Prepared, config: Config) -> Non
         held = [matches(prepared.corpus[row].text) for row in rows] if with_answer else []
         return len(rows) > 1 and (not with_answer or any(held)) and not (without and all(held))
 
+    if any(teacher.signal == "loop" for teacher in settings.teachers):
+        single = [
+            q.id for q in prepared.queries if q.id in candidates and len(candidates.of(q.id)[0][: settings.depth]) == 1
+        ]
+        if single:
+            raise ValueError(
+                f"{len(single)} questions have one candidate, among them {single[:5]}: the signal loop leaves one out of "
+                "several, expected two for each; raise retrieve.depth, or take pdist"
+            )
     for split in ("train", "dev"):
         if not any(map(teaches, prepared.splits[split])):
             wanted = "two candidates" + with_answer * ", one of them with an answer" + without * " and one without"
@@ -251,8 +258,7 @@ def _check_around(step: Step) -> None:
     """What a step takes from outside the run: files, models, and keys of servers from the environment."""
     for file in _files(step):
         check_source(file)
-    for model in _models(step):
-        _check_reachable(model)
+    check_models(step)
     for teacher in step.config.label.teachers if step.stage == "label" else ():
         if teacher.server is not None:
             server_of(teacher).key()
@@ -263,29 +269,6 @@ def _files(step: Step) -> list[str]:
     if step.stage == "prepare":
         return sources(step.config)
     return score_files(step.config) if step.stage == "label" else []
-
-
-def _models(step: Step) -> list[str]:
-    """The models that a step loads and that no earlier step of the run made."""
-    if step.stage == "read":
-        return [step.config.read.model]
-    if step.stage == "label":
-        return models_of(step.config)
-    return [step.config.distil.student.model] if step.stage == "distil" or step.name == "round-0/encode" else []
-
-
-def _check_reachable(model: str) -> None:
-    """A hub id answers here, from the local cache or over the network: its config is read, which is small."""
-    path = Path(compute.model_path(model))
-    if path.exists() and not (path / "config.json").exists():
-        return  # a sentence-transformers model that has its encoder in a folder of its own
-    try:
-        AutoConfig.from_pretrained(str(path))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model {model!r} cannot be loaded: {str(error).splitlines()[0]} Give a model folder, package:NAME/folder, or "
-            "the id of a model that the hub can be reached for (HF_HUB_OFFLINE=1 forbids the network)"
-        ) from error
 
 
 def _command(step: Step) -> str:

@@ -4,28 +4,24 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from retort import pipeline
 from retort.auditing import audits
 from retort.bill import COLUMNS, planned
 from retort.budget import keep, kept, settled
-from retort.checks import check_config
+from retort.checks import check_config, check_start
 from retort.config import load
+from retort.console import bars_on, notices, print_results, print_states, print_table, say
+from retort.cores import others_at_work
 from retort.evaluation.audit import lines
 from retort.importing import convert
-from retort.job import Bar, Bars
 from retort.plan import Step, plan
 from retort.suite import evaluate_suite
 
@@ -90,7 +86,7 @@ def status(config: ConfigFile, out: Out = None, changes: Changes = [], as_json: 
     """The state of every step: done, stale, partial (and how far), missing."""
     root = _root(config, out)
     steps = plan(settled(load(_file(config), changes), root, choose=False), root)
-    _print_states(steps, list(steps), as_json)
+    print_states(steps, list(steps), as_json)
 
 
 @app.command(name="plan")
@@ -110,7 +106,7 @@ def bill_of(
     found = planned(load(_file(config), [*changes, *tried]), root)
     if apply:
         keep(found, root)
-    _print_table(COLUMNS, found.rows(), found.plain(), as_json)
+    print_table(COLUMNS, found.rows(), found.plain(), as_json)
     if not as_json:
         typer.echo("\n".join([*found.notes(), *kept(root)]))
 
@@ -125,22 +121,20 @@ def search(
     """The passages that the best student of a run finds for a question."""
     hits = pipeline.search_run(folder, question, k)
     rows = [[f"{hit['score']:.3f}", hit["title"], hit["text"][:160]] for hit in hits]
-    _print_table(("score", "title", "text"), rows, hits, as_json)
+    print_table(("score", "title", "text"), rows, hits, as_json)
 
 
 @app.command(name="convert")
 def converted(
     source: Annotated[Path, typer.Argument(help="a checkpoint of FiD or Atlas: its folder, or its file of weights")],
     out: Annotated[Path, typer.Argument(help="a new folder")],
-    reader_tokenizer: Annotated[str | None, typer.Option(help="a folder or hub id; no checkpoint holds one")] = None,
-    retriever_tokenizer: Annotated[str | None, typer.Option(help="the same for its retriever")] = None,
+    reader: Annotated[str | None, typer.Option("--reader-tokenizer", help="folder or hub id; checkpoints hold none")] = None,
+    retriever: Annotated[str | None, typer.Option("--retriever-tokenizer", help="the same for its retriever")] = None,
     keep_bias: Annotated[bool, typer.Option("--keep-bias", help="keep a FiD reader exactly as it was")] = False,
     as_json: AsJson = False,
 ) -> None:
     """A checkpoint of FiD or Atlas as folders that load today; no code in it is run."""
-    found = convert(
-        source, out, reader_tokenizer=reader_tokenizer, retriever_tokenizer=retriever_tokenizer, with_bias=keep_bias
-    )
+    found = convert(source, out, reader_tokenizer=reader, retriever_tokenizer=retriever, with_bias=keep_bias)
     typer.echo(json.dumps(found.plain()) if as_json else "\n".join(found.lines()))
 
 
@@ -176,14 +170,14 @@ def main() -> None:
     """The entry point: errors of the user's input in one paragraph without a traceback, exit code 2."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    warnings.showwarning = lambda message, *rest, **named: _say("warning", message)
+    warnings.showwarning = lambda message, *rest, **named: say("warning", message)
     try:
         app()
     except (ValueError, FileNotFoundError, BlockingIOError, ImportError) as error:
-        _say("error", error)
+        say("error", error)
         sys.exit(BAD_INPUT)
     except (OSError, FloatingPointError) as error:
-        _say("failed", error)
+        say("failed", error)
         sys.exit(FAILED)
 
 
@@ -201,46 +195,32 @@ def _work(
         )
     check_config(settings)
     if dry_run:
-        _print_states(steps, only or list(steps), as_json)
+        try:
+            check_start(steps, only or list(steps), force=force)
+        except (ValueError, OSError, ImportError) as error:  # what a recipe names may be elsewhere
+            say("warning: it could not start here", error)
+        print_states(steps, only or list(steps), as_json)
         return
     main = int(os.environ.get("LOCAL_RANK", "0")) == 0  # under torchrun one process speaks
     console = Console(stderr=True, quiet=as_json or not main, markup=False, highlight=False, soft_wrap=True)
+    if busy := others_at_work():
+        console.print(f"warning: {busy}")
     if given.budget is not None:
         console.print(f"budget: label.depth {settings.label.depth}, precision {settings.compute.precision}")
     pipeline.run(
         settings, root, bars=bars_on(console), only=only, force=force,
         started=lambda step, state: console.print(f"{step.name}: {STATES.get(state, state)}"),
-        finished=lambda step, facts: console.print("".join(f"{line}\n" for line in _notices(step, facts)), end=""),
+        finished=lambda step, facts: console.print("".join(f"{line}\n" for line in notices(step, facts)), end=""),
         say=console.print,
     )  # fmt: skip
     if main and "report" in (only or steps):
-        _print_results(root, as_json)
+        print_results(root, as_json)
     elif main:
-        _print_states(steps, only or list(steps), as_json)
+        print_states(steps, only or list(steps), as_json)
 
 
 def _wanted(step: Step, chosen: tuple[str, int | None]) -> bool:
     return step.stage == chosen[0] and chosen[1] in (None, step.round)
-
-
-def _notices(step: Step, facts: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each thing that a user should know of a finished step."""
-    for what, of in (("train questions", "dropped"), ("candidates", "removed"), ("scores", "set aside")):
-        if counts := facts.get(of):
-            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-            yield f"{step.name}: warning: {sum(counts.values())} {what} were left out: {reasons}"
-    shown = ((name, value) for name, value in facts.items() if name.startswith(("recall@", "overlap@")))
-    yield from (f"{step.name}: {name}: {value:.3f}" for name, value in shown)
-
-
-def _print_states(steps: Mapping[str, Step], names: list[str], as_json: bool) -> None:
-    rows = {name: _state(steps[name]) for name in names}
-    _print_table(("step", "state"), [[name, state] for name, state in rows.items()], rows, as_json)
-
-
-def _state(step: Step) -> str:
-    state, parts = step.folder.state(), step.folder.parts_done()
-    return f"{state} {parts[0]}/{parts[1]}" if state == "partial" and parts else state
 
 
 def _file(config: Path) -> Path:
@@ -252,56 +232,3 @@ def _root(config: Path, out: Path | None) -> Path:
     """Where the run is: said, the folder that the config lies in, or a new one by its name."""
     kept = config if config.is_dir() else config.parent if config.name == "config.json" else None
     return out or kept or Path("runs") / config.stem
-
-
-def _say(kind: str, error: Exception | str) -> None:
-    """An error or a warning on standard error, brackets and all."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]{kind}:[/]", escape(str(error)))
-
-
-def _print_results(root: Path, as_json: bool) -> None:
-    """The table of all Runs, and where the report is."""
-    report = json.loads((root / "report" / "report.json").read_text())
-    measures = list(dict.fromkeys(name for row in report["rows"] for name in row["means"]))
-    rows = [
-        [row["name"] + (" (best)" if row["best"] else ""), *(_share(row["means"].get(name)) for name in measures)]
-        for row in report["rows"]
-    ]
-    page = root / "report" / "index.html"
-    _print_table(("run", *measures), rows, {"rows": report["rows"], "report": str(page)}, as_json)
-    if not as_json:
-        typer.echo(f"report: {page}")
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
-
-
-def _print_table(columns: tuple[str, ...], rows: list[list[str]], value: object, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(value, indent=2))
-        return
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160, markup=False).print(table)
-
-
-def bars_on(console: Console) -> Bars:
-    """Progress bars with rate and time left on a terminal; nothing elsewhere."""
-
-    @contextmanager
-    def bars(name: str, total: int | None) -> Iterator[Bar]:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TimeRemainingColumn(), TextColumn("{task.fields[rate]} {task.fields[facts]}"))  # fmt: skip
-        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task(name, total=total, facts="", rate="")
-
-            def advance(count: int = 1, facts: Mapping[str, float] | None = None) -> None:
-                shown = " ".join(f"{key} {value:.3g}" for key, value in (facts or {}).items())
-                speed = progress.tasks[task].speed
-                progress.update(task, advance=count, facts=shown, rate=f"{speed:.1f}/s" if speed else "")
-
-            yield advance
-
-    return bars

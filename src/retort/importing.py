@@ -23,10 +23,10 @@ from retort.teachers.fid.loading import save_reader
 FILES = ("pytorch_model.bin", "model.pth.tar")  # FiD's and Atlas's
 TOKENIZERS = {"reader": "google-t5/t5-base", "retriever": "google-bert/bert-base-uncased"}  # the ancestors', of all sizes
 ATLAS_PASSAGE = "question: {question} answer: <extra_id_0> title: {title} context: {text}"
+ATLAS_ANSWER = "<extra_id_0> {answer}"
 ATLAS_TOKENS, BERT_POSITIONS = 200, 512  # Atlas's default text_maxlength, and the most that its retriever reads
 STOCK_HEAD = "its per-token projection and LayerNorm are written as stock modules, which give the same vectors"
 ONE_TOWER = "its two retriever towers are equal (Atlas's code did not untie them): one is kept for both sides"
-ATLAS_ANSWER = "answers were trained as '<extra_id_0> ANSWER', which a target of ours does not begin with"
 ATLAS_QUESTION = "questions were trained with ' answer: <extra_id_0>' behind them: append it for the same vectors"
 TOWERS = ("contriever", "query_contriever", "passage_contriever")
 Tokenizers = Callable[[str], PreTrainedTokenizerBase]
@@ -56,12 +56,18 @@ class Conversion:
 
 
 def convert(
-    source: Path, out: Path, *, reader_tokenizer: str | None = None, retriever_tokenizer: str | None = None
+    source: Path,
+    out: Path,
+    *,
+    reader_tokenizer: str | None = None,
+    retriever_tokenizer: str | None = None,
+    with_bias: bool = False,
 ) -> Conversion:
     """What was made, in `out`, of the checkpoint in `source`: FiD's or Atlas's folder, or its file of weights.
 
     A reader becomes what `read.model` takes, a retriever a sentence-transformers folder, Atlas both in `out/reader` and
     `out/retriever`. No checkpoint holds a tokeniser: it is the one named, else the folder's own, else T5's or BERT's.
+    `with_bias` keeps the cross-attention bias that a reader of transformers 3.0.2 has (exact); else it is dropped, and said.
     ValueError: `out` is there, nothing that is understood, code in a pickle, missing or unknown weights, no tokeniser.
     """
     if out.exists():
@@ -74,11 +80,14 @@ def convert(
         return _tokenizer(given[role] or str(own or TOKENIZERS[role]), role)
 
     loaded = read_torch(file)
-    if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
+    is_atlas = isinstance(loaded, dict) and isinstance(loaded.get("model"), dict)
+    state = {} if is_atlas else _unwrapped(loaded, file)
+    if with_bias and "shared.weight" not in state:
+        raise ValueError(f"{file} holds no reader of FiD, which alone has a bias to be kept: leave --keep-bias out")
+    if is_atlas:
         return _atlas(loaded, file, out, tokenizer)
-    state = _unwrapped(loaded, file)
     if "shared.weight" in state:
-        return _fid_reader(state, file, out, tokenizer)
+        return _fid_reader(state, file, out, tokenizer, with_bias)
     if "model.embeddings.word_embeddings.weight" in state:
         return _fid_retriever(state, file, out, tokenizer)
     raise ValueError(
@@ -87,8 +96,8 @@ def convert(
     )
 
 
-def _fid_reader(state: State, file: Path, out: Path, tokenizer: Tokenizers) -> Conversion:
-    reader, dropped = imported_reader(state, tokenizer("reader"), _config(file))
+def _fid_reader(state: State, file: Path, out: Path, tokenizer: Tokenizers, with_bias: bool) -> Conversion:
+    reader, dropped = imported_reader(state, tokenizer("reader"), _config(file), with_bias=with_bias)
     with write_atomic(out) as folder:
         save_reader(reader, folder)
     return Conversion("FiD reader", {"reader": out}, {"read.model": str(out)}, (*dropped, *_not_read(file)))
@@ -112,10 +121,12 @@ def _atlas(loaded: dict[str, Any], file: Path, out: Path, tokenizer: Tokenizers)
             reader, dropped = imported_reader(parts["reader"], tokenizer("reader"))
             save_reader(reader, folder / "reader")
             folders["reader"] = out / "reader"
-            prompts = {"passage": ATLAS_PASSAGE, "passage_tokens": tokens, "special_tokens": True}
+            prompts = {
+                "passage": ATLAS_PASSAGE, "answer": ATLAS_ANSWER, "passage_tokens": tokens, "special_tokens": True
+            }  # fmt: skip
             settings["read.model"] = str(out / "reader")
             settings |= {f"read.prompts.{name}": value for name, value in prompts.items()}
-            notes += [*dropped, ATLAS_ANSWER]
+            notes += dropped
         if towers := [parts[name] for name in TOWERS if name in parts]:
             if len(towers) > 1 and _same(*towers):
                 towers = towers[:1]

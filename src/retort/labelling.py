@@ -19,10 +19,11 @@ from retort.job import Job
 from retort.making import client_of, made_teacher
 from retort.plan import Step
 from retort.prepared import Prepared
-from retort.records import Group, Run
+from retort.records import Group, Query, Run
 from retort.store import COST, PARTS, read_json, write_json, write_parts
 from retort.teachers.fid.model import Reader
-from retort.teachers.fid.signals import ReaderSignal
+from retort.teachers.fid.prompts import check_targets
+from retort.teachers.fid.signals import ReaderSignal, check_signals
 from retort.teachers.fid.teacher import FidTeacher, answer_groups
 from retort.teachers.fused import calibrated, fuse, unshared
 from retort.teachers.raw import check_raw
@@ -85,10 +86,22 @@ def labelled(job: Job, step: Step, name: str, candidates: Run, reader: Reader | 
     return Labels(whole if settings.entropy is None else calibrated(whole, settings.entropy), runs, aside)
 
 
+def check_asked(step: Step, reader: Reader, queries: Sequence[Query]) -> None:
+    """ValueError, before the reader is trained, where it cannot give a signal that its round asks for, or hold an answer."""
+    signals = _signals(step.config)
+    check_signals(reader, signals)
+    if any(signal.reads_answers for signal in signals):
+        check_targets(reader, queries, step.config.read.prompts)
+
+
+def _signals(config: Config) -> list[ReaderSignal]:
+    return [ReaderSignal(one.signal, one.attention) for one in config.label.teachers if one.kind == "fid"]
+
+
 def fid_teacher(job: Job, step: Step, reader: Reader) -> FidTeacher:
     """The round's own reader as a teacher."""
     settings, prompts = step.config.label, step.config.read.prompts
-    signals = [ReaderSignal(one.signal, one.attention) for one in settings.teachers if one.kind == "fid"]
+    signals = _signals(step.config)
     return FidTeacher(reader, prompts, batch=settings.batch, accelerator=job.accelerator, signals=signals)
 
 
@@ -106,7 +119,10 @@ def looked_at(job: Job, step: Step, labels: Run, reader: Reader) -> dict[str, li
     splits = job.prepared.splits
     shown = job.prepared.groups(labels, (splits.get("test") or splits["dev"])[:MOST_MAPS], depth=6)
     teacher = fid_teacher(job, step, reader)
-    return {group.query.id: teacher.looked_at(group) for group in shown if group.passages}
+    maps = {group.query.id: teacher.looked_at(group) for group in shown if group.passages}
+    return {
+        query: looked for query, looked in maps.items() if looked
+    }  # a slow tokenizer does not tell where its tokens stand
 
 
 def teacher_names(config: Config) -> str:

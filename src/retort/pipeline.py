@@ -25,7 +25,7 @@ from retort.gathering import gather_report
 from retort.indexes.bm25 import BM25Index
 from retort.indexes.union import union
 from retort.job import Bar, Bars, Job, by_step, no_bars
-from retort.labelling import LABELS, MODEL, check_files, labelled, looked_at, reader_answers, teacher_names
+from retort.labelling import LABELS, MODEL, check_asked, check_files, labelled, looked_at, reader_answers, teacher_names
 from retort.losses import build
 from retort.plan import Step, answered_splits, only_graded, plan
 from retort.prepared import CANDIDATES, CORPUS, Prepared, asked_of, distinct, limited, write_prepared
@@ -140,6 +140,7 @@ def read(job: Job, step: Step) -> Facts:
     data = ReaderData(*(job.prepared.groups(candidates, splits[split], depth) for split in ("train", "dev")))
     earlier = [job.steps[name].path for name in step.inputs if name.endswith("/read")]  # where it goes on
     reader = load_reader(earlier[0] / MODEL, dropout=settings.dropout) if earlier else make_reader(settings)
+    check_asked(step, reader, job.prepared.queries)
     tracking = compute.tracked(job.accelerator, f"round-{step.round}-read", settings.model_dump())
     with tracking, job.bars("reader steps", sum(phase.steps for phase in settings.phases)) as bar:
         best = train_reader(

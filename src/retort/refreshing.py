@@ -57,8 +57,8 @@ def encode_passages(job: Job, step: Step) -> dict[str, Any]:
 def index_passages(job: Job, step: Step) -> dict[str, Any]:
     """The facts of a round's index stage: an index of its vectors, or a copy of the one that the kept vectors have."""
     kind, passages, kept = kind_of(job, step.round), passages_of(job, step.round), stored_round(step.config, step.round)
-    stays = kept is not None and job.steps[f"round-{step.round}/encode"].folder.manifest().get(MADE_BY) != step.round
-    if stays and job.steps[f"round-{kept}/index"].config.index == step.config.index:
+    stays = job.steps[f"round-{step.round}/encode"].folder.manifest().get(MADE_BY) != step.round
+    if kept is not None and stays and job.steps[f"round-{kept}/index"].config.index == step.config.index:
         own = shutil.ignore_patterns(MANIFEST, STARTED, COST, BM25)
         shutil.copytree(job.path(kept, "index"), step.path, ignore=own, dirs_exist_ok=True)
         built = kind.load(step.path, passages)

@@ -40,7 +40,7 @@ def test_a_cross_encoder_is_no_retriever_whoever_saved_it(tmp_path):
     folder = tiny_cross_encoder(tmp_path / "plain")
     CrossEncoder(str(folder), device="cpu").save(str(tmp_path / "stock"), create_model_card=False)
     for path in (folder, tmp_path / "stock"):
-        with pytest.raises(ValueError, match="is a CrossEncoder, expected one of SentenceTransformer, SparseEncoder"):
+        with pytest.raises(ValueError, match="is a CrossEncoder, expected a SentenceTransformer or SparseEncoder"):
             load_retriever(str(path))
         assert load_cross_encoder(str(path)).num_labels == 1
 

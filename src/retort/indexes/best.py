@@ -4,7 +4,6 @@ Memory does not grow with the corpus: one tile of scores for each core, and abou
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -13,6 +12,8 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32, Int, Int32
 from threadpoolctl import ThreadpoolController
+
+from retort.cores import usable
 
 BLAS = ThreadpoolController()  # of the libraries that NumPy and SciPy have loaded
 Block = TypeVar("Block")
@@ -37,8 +38,8 @@ def best_of_blocks(
     >>> best_of_blocks(blocks, lambda _, block: block, queries=1, passages=4, k=3, query_batch=8)[1].tolist()
     [[3, 1, 0]]
     """
-    cores = os.cpu_count() or 1
-    query_batch = max(1, min(query_batch, math.ceil(queries / cores)))
+    available = usable()
+    query_batch = max(1, min(query_batch, math.ceil(queries / available)))
     spans = [slice(start, min(start + query_batch, queries)) for start in range(0, queries, query_batch)]
     best = [_Best(span.stop - span.start, k) for span in spans]
 
@@ -46,8 +47,8 @@ def best_of_blocks(
         batch.offer(score(span, block), first_row)
 
     # NumPy and SciPy compute outside of Python's lock. A product on all cores would leave them idle in what comes after it
-    workers = max(1, min(len(spans), cores))
-    with BLAS.limit(limits=max(1, cores // workers), user_api="blas"), ThreadPoolExecutor(workers) as threads:
+    workers = max(1, min(len(spans), available))
+    with BLAS.limit(limits=max(1, available // workers), user_api="blas"), ThreadPoolExecutor(workers) as threads:
         # blocks outside, queries inside: the vectors are read from disk and widened once, however many queries there are
         for first_row, block in blocks:
             list(threads.map(offer, spans, best, repeat(first_row), repeat(block)))

@@ -17,7 +17,7 @@ from sentence_transformers.base.modules import Transformer
 from torch import nn
 
 from retort.records import Group
-from retort.teachers.loading import check_positions
+from retort.teachers.loading import check_labels, check_positions
 from retort.teachers.raw import check_finite, check_raw
 from retort.tensors import Tokens, suited
 from retort.text import passage_text
@@ -43,11 +43,7 @@ class CrossEncoderTeacher:
     squashed: bool = False
 
     def __post_init__(self) -> None:
-        if self.model.num_labels != 1:
-            raise ValueError(
-                f"the cross-encoder gives {self.model.num_labels} labels for a pair, expected 1: classes are no ranking; "
-                "give a ranker, or train one with CrossEncoder(..., num_labels=1)"
-            )
+        check_labels(self.model.num_labels)
         check_positions(self.model, self.tokens)
         if not self.squashed:
             _check_head(self.model)

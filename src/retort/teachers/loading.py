@@ -5,6 +5,7 @@ load with random weights or score by something that it was not trained for.
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,36 @@ HEADS = {
 def load_cross_encoder(name: str, sha256: str | None = None) -> CrossEncoder:
     """The cross-encoder `name` on the CPU. ValueError: not there, not the pinned one, or another kind of model."""
     path = model_path(name, sha256)
-    kind = model_kind(path)
-    if kind != "CrossEncoder":
-        raise ValueError(
-            f"model {name!r} is a {kind}, expected a CrossEncoder: without a trained head its scores would be random; give "
-            "a trained cross-encoder, or make it a teacher of kind: retriever"
-        )
+    _check_kind(name, path, ["CrossEncoder"])
     return CrossEncoder(path, device="cpu")
 
 
 def load_retriever(name: str, sha256: str | None = None) -> StockRetriever:
     """The retriever `name` on the CPU, of the class that its files tell. ValueError as for a cross-encoder."""
     path = model_path(name, sha256)
-    kind = model_kind(path)
-    if kind not in RETRIEVERS:
-        raise ValueError(f"model {name!r} is a {kind}, expected one of {', '.join(RETRIEVERS)}: use kind: cross_encoder")
-    return RETRIEVERS[kind](path, device="cpu")
+    return RETRIEVERS[_check_kind(name, path, RETRIEVERS)](path, device="cpu")
+
+
+def check_stock(name: str, sha256: str | None, *, ranker: bool, tokens: int) -> None:
+    """ValueError where a model's files show that it cannot be the teacher asked for: its kind, labels, positions.
+
+    Nothing is loaded; of a hub model its small files are fetched.
+    """
+    path = model_path(name, sha256)
+    _check_kind(name, path, ["CrossEncoder"] if ranker else RETRIEVERS)
+    config = _json(path, "config.json") or {}
+    if ranker and (config.get("architectures") or [""])[0].endswith("ForSequenceClassification"):
+        check_labels(len(config.get("id2label") or [0, 1]))  # transformers' own default is two
+    _check_fits(tokens, config.get("max_position_embeddings"))
+
+
+def check_labels(count: int) -> None:
+    """ValueError where a cross-encoder tells classes apart."""
+    if count != 1:
+        raise ValueError(
+            f"the cross-encoder gives {count} labels for a pair, expected 1: classes are no ranking; give a ranker, or "
+            "train one with CrossEncoder(..., num_labels=1)"
+        )
 
 
 def model_kind(path: str) -> str:
@@ -74,12 +89,27 @@ def check_positions(model: Module, tokens: int) -> None:
     """ValueError where an encoder inside of `model` has fewer positions than `tokens`."""
     for module in model.modules():
         if isinstance(module, Transformer):
-            positions = getattr(module.config, "max_position_embeddings", None) or tokens
-            if tokens > positions:
-                raise ValueError(
-                    f"a teacher is given {tokens} tokens, but its model has {positions} positions: set its tokens to "
-                    f"{positions} at most"
-                )
+            _check_fits(tokens, getattr(module.config, "max_position_embeddings", None))
+
+
+def _check_fits(tokens: int, positions: int | None) -> None:
+    if positions and tokens > positions:
+        raise ValueError(
+            f"a teacher is given {tokens} tokens, but its model has {positions} positions: set its tokens to {positions} at "
+            "most"
+        )
+
+
+def _check_kind(name: str, path: str, expected: Collection[str]) -> str:
+    """The kind of a model, which has to be one of those expected."""
+    kind = model_kind(path)
+    if kind not in expected:
+        other = "retriever" if "CrossEncoder" in expected else "cross_encoder"
+        raise ValueError(
+            f"model {name!r} is a {kind}, expected a {' or '.join(expected)}: without a head trained for it its scores "
+            f"would mean nothing; give such a model, or make this one a teacher of kind: {other}"
+        )
+    return kind
 
 
 def _json(path: str, name: str) -> dict[str, Any] | None:

@@ -48,6 +48,22 @@ def test_a_checkpoint_that_lacks_weights_is_refused(folder):
         load_causal(str(folder))
 
 
+def test_weights_that_the_config_has_no_place_for_or_of_another_shape_or_broken_are_refused(folder):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    save_file(weights | {"model.layers.7.mlp.up_proj.weight": torch.ones(2)}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"language model '.*' holds 1 weights that its config has no place for.*layers\.7"):
+        load_causal(str(folder))
+    save_file(weights | {"model.norm.weight": torch.ones(7)}, file, {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"1 weights of another shape than its config says, for example 'model\.norm\.weight'"
+    ):
+        load_causal(str(folder))
+    file.write_bytes(b"garbage")
+    with pytest.raises(ValueError, match=r"the weights of language model '.*' cannot be read"):
+        load_causal(str(folder))
+
+
 def test_encoders_encoder_decoders_and_models_of_images_are_no_causal_language_models(words, tmp_path):
     masked = tiny_masked_model(tmp_path / "masked")
     with pytest.raises(ValueError, match="a bert encoder, which sees the words that it is to foretell, expected a causal"):

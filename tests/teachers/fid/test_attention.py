@@ -138,7 +138,8 @@ def test_the_first_position_of_a_teacher_forced_pass_gives_the_same_label_whatev
     ids, mask = passages
     model, states = readers[kind].model, encode_passages(readers[kind].model, ids, mask)
     for answer in ([11, 12, 13], [90, 80, 70]):
-        with captured_scores(model, lambda scores, _: scores.mean(1)[:, 0], 28) as layers:
+        layers = []
+        with captured_scores(model, lambda scores, _, to=layers: to.append(scores.mean(1)[:, 0]), 28):
             readers[kind].next_token(states, ids, mask, torch.tensor([[start_token(model), *answer]] * 2))
         tokens = torch.stack(layers).mean(0).view(2, 4, 7)
         close((tokens * mask).sum(-1) / mask.sum(-1), passage_scores(model, ids, mask))
@@ -202,10 +203,10 @@ def test_the_scores_that_are_read_become_the_models_own_attention(readers, passa
     states, target = encode_passages(reader.model, ids, mask), torch.tensor([[3, 8, 9], [3, 60, 7]])
     real = mask.view(2, 1, 1, 28).bool()
     arguments = {"attention_mask": mask.view(2, 28), "decoder_input_ids": target}
-    encoded = BaseModelOutput(last_hidden_state=states.view(2, 28, -1))
+    encoded, layers = BaseModelOutput(last_hidden_state=states.view(2, 28, -1)), []
     try:
         reader.model.set_attn_implementation(attention)
-        with captured_scores(reader.model, lambda scores, _: scores.masked_fill(~real, -1e9).softmax(-1), 28) as layers:
+        with captured_scores(reader.model, lambda scores, _: layers.append(scores.masked_fill(~real, -1e9).softmax(-1)), 28):
             reader.model(encoder_outputs=encoded, **arguments)
         reader.model.set_attn_implementation("eager")
         wanted = reader.model(encoder_outputs=encoded, output_attentions=True, **arguments).cross_attentions
@@ -224,7 +225,8 @@ def test_self_attention_over_as_many_positions_as_tokens_is_not_taken_for_cross_
     states = encode_passages(reader.model, ids, mask)
     steps, past = (target.split(1, dim=1) if cached else (target,)), None
     for step in steps:
-        with captured_scores(reader.model, lambda scores, _: scores, 4) as layers:
+        layers = []
+        with captured_scores(reader.model, lambda scores, _, to=layers: to.append(scores), 4):
             _, past = reader.next_token(states, ids, mask, step, past, cached=cached)
         assert len(layers) == 2
 
@@ -237,7 +239,7 @@ def test_the_table_of_attention_functions_comes_back_after_use_and_after_an_erro
         model.set_attn_implementation(attention)
         passage_scores(model, *passages)
         assert table() == before
-        with captured_scores(model, lambda scores, _: scores, 4):
+        with captured_scores(model, lambda scores, _: None, 4):
             assert table() != before
         with (
             pytest.raises(RuntimeError, match="invalid for input"),
@@ -251,7 +253,8 @@ def test_the_table_of_attention_functions_comes_back_after_use_and_after_an_erro
 
 
 def test_another_models_attention_is_not_read(readers, passages):
-    with captured_scores(readers["t5"].model, lambda scores, _: scores, 28) as layers:
+    layers = []
+    with captured_scores(readers["t5"].model, lambda scores, _: layers.append(scores), 28):
         passage_scores(readers["bart"].model, *passages)
     assert layers == []
 

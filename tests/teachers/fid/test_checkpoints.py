@@ -5,8 +5,9 @@ import torch
 
 from ancestors import fid_names, small_tokenizer, t5_1_1
 from retort.teachers.fid.attention import passage_scores
+from retort.teachers.fid.bias import REMOVED_BIAS
 from retort.teachers.fid.checkpoints import imported_reader, t5_architecture, t5_names
-from retort.teachers.fid.loading import REMOVED_BIAS, load_reader, save_reader
+from retort.teachers.fid.loading import load_reader, save_reader
 
 
 @pytest.fixture(scope="module")
@@ -79,5 +80,5 @@ def test_missing_and_unknown_weights_are_listed(golden, golden_weights, small):
 def test_what_is_no_t5_and_a_tokeniser_of_more_words_are_refused(golden, golden_weights, small, tokenizer):
     with pytest.raises(ValueError, match=r"no T5 state dict: it lacks 'shared.weight'; found \['a'\]"):
         imported_reader({"a": torch.ones(1)}, small)
-    with pytest.raises(ValueError, match=rf"the tokeniser has {len(tokenizer)} entries, but the reader 64 embeddings"):
+    with pytest.raises(ValueError, match=rf"the tokenizer has {len(tokenizer)} tokens, its model's vocabulary 64"):
         imported_reader(golden_weights, tokenizer, golden["cfg"])

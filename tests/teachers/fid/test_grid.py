@@ -1,10 +1,15 @@
 """The whole grid of attention signals against Atlas's reference code, and by hand; ADist is one point of it."""
 
+import gc
+import inspect
+
 import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
+from retort.teachers.fid import attention
 from retort.teachers.fid.attention import aggregated, passage_scores, scores_from_states, token_scores
+from retort.teachers.fid.capture import captured_scores
 from retort.teachers.fid.decoding import IGNORED
 from retort.teachers.fid.encoding import encode_passages
 
@@ -182,6 +187,40 @@ def test_the_mean_over_single_layers_is_that_over_all(readers, passages, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_layers_are_all_heads_of_these_layers(readers, passages, kind):
+    model = readers[kind].model
+    for layers in ((1,), {0, 1}):
+        wanted = passage_scores(model, *passages, heads={layer: [] for layer in layers})
+        assert torch.equal(passage_scores(model, *passages, layers=layers), wanted)
+
+
+def test_the_published_interface_is_the_beginning_of_the_signature():
+    given = list(inspect.signature(passage_scores).parameters.values())[:10]
+    assert [(one.name, one.kind.name == "KEYWORD_ONLY", one.default) for one in given] == [
+        ("model", False, inspect.Parameter.empty), ("input_ids", False, inspect.Parameter.empty),
+        ("attention_mask", False, inspect.Parameter.empty), ("labels", True, None), ("position", True, "first"),
+        ("stage", True, "pre_softmax"), ("tokens", True, "mean"), ("value_norm", True, False), ("exclude", True, None),
+        ("layers", True, None),
+    ]  # fmt: skip
+
+
+def test_no_more_maps_are_held_the_more_layers_there_are(monkeypatch):
+    config = T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=6, num_heads=2, decoder_start_token_id=0)
+    held = []
+
+    def watching(model, see, source_tokens):
+        def watched(scores, values):
+            see(scores, values)
+            held.append(sum(type(one) is torch.Tensor and one.shape == (1, 1, 6) for one in gc.get_objects()))
+
+        return captured_scores(model, watched, source_tokens)
+
+    monkeypatch.setattr(attention, "captured_scores", watching)
+    passage_scores(T5ForConditionalGeneration(config).eval(), torch.ones(1, 2, 3).long(), torch.ones(1, 2, 3).long())
+    assert held == [held[0]] * 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_chosen_head_counts_alike_whatever_its_layer(readers, passages, kind):
     model = readers[kind].model
     single = [passage_scores(model, *passages, heads={layer: [head]}) for layer, head in ((0, 1), (1, 0), (1, 1))]
@@ -204,6 +243,8 @@ def test_a_token_that_a_short_passage_lacks_counts_nothing():
         ({"tokens": "top0"}, "tokens is 'top0'"),
         ({"heads": {2: []}}, r"heads of layers \[2\] are asked for, attention is in layers \[0, 1\]: choose from these"),
         ({"heads": {}}, r"heads of layers \[\] are asked for"),
+        ({"layers": [2]}, r"layers \[2\] are asked for, attention is in layers \[0, 1\]: choose from these"),
+        ({"layers": [0], "heads": {1: []}}, r"layers \[0\] and heads \{1: \[\]\} are both given"),
         ({"heads": {1: [0, 9]}}, r"heads \[0, 9\] of layer 1 are asked for, it has \d: choose from 0"),
     ],
 )

@@ -92,6 +92,22 @@ def test_order_padding_and_missing_passages_change_nothing(readers, passages, ki
     assert again[:, 4].tolist() == [-torch.inf, -torch.inf]
 
 
+@pytest.mark.parametrize("kind", ["t5", "bart", "bert"])
+def test_loop_makes_the_keys_and_values_of_a_questions_passages_once(readers, passages, kind):
+    """One row of each layer's two projections a question, although four rows are decoded."""
+    ids, mask = passages
+    names = {"t5": ("EncDecAttention.k", "EncDecAttention.v"), "bart": ("encoder_attn.k_proj", "encoder_attn.v_proj"),
+             "bert": ("crossattention.self.key", "crossattention.self.value")}[kind]  # fmt: skip
+    model, rows = readers[kind].model, []
+    projections = [module for name, module in model.named_modules() if name.endswith(names)]
+    hooks = [one.register_forward_hook(lambda module, given, made: rows.append(len(made))) for one in projections]
+    loop(readers[kind], ids, mask, LABELS)
+    for hook in hooks:
+        hook.remove()
+    assert len(projections) == 4
+    assert rows == [1] * (2 * len(projections))
+
+
 def test_a_bare_model_scores_as_its_reader_does(readers, passages):
     close(pdist(readers["t5"].model, *passages, LABELS), pdist(readers["t5"], *passages, LABELS))
 

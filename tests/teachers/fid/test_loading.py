@@ -5,15 +5,25 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertLMHeadModel, BertModel, EncoderDecoderModel
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    BertModel,
+    ByT5Tokenizer,
+    EncoderDecoderModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
-from retort.config import Read
+from retort.config import Prompts, Read
 from retort.teachers.fid.attention import passage_scores
-from retort.teachers.fid.loading import REMOVED_BIAS, load_reader, load_t5, make_reader, save_reader, warm_start
+from retort.teachers.fid.bias import REMOVED_BIAS
+from retort.teachers.fid.loading import check_reader, load_reader, load_t5, make_reader, save_reader, warm_start
 from retort.teachers.fid.model import Reader
-from tiny import tiny_bert, tiny_encoder, tiny_reader, tiny_t5
+from tiny import tiny_bert, tiny_encoder, tiny_masked_model, tiny_reader, tiny_t5, tiny_tokenizer
 
 KINDS = ["t5", "bart", "bert", "copying"]
+SHORT = Prompts(passage_tokens=60)  # for models of 64 positions
 WEIGHTS = {Path("model.safetensors"), Path("gate.safetensors")}
 
 
@@ -144,7 +154,7 @@ def test_a_warm_start_copies_the_first_layers_and_lets_cross_attention_start_as_
 
 
 def test_the_settings_make_a_reader_of_an_encoder(encoder_folder, tmp_path):
-    reader = make_reader(Read(model=str(encoder_folder), decoder_layers=2, copies=True, dropout=0.25))
+    reader = make_reader(Read(model=str(encoder_folder), decoder_layers=2, copies=True, dropout=0.25, prompts=SHORT))
     assert isinstance(reader.model, EncoderDecoderModel)
     assert (len(reader.model.decoder.bert.encoder.layer), reader.gate is None) == (2, False)
     assert {module.p for module in reader.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
@@ -174,14 +184,16 @@ def test_a_t5_with_an_output_table_of_its_own_keeps_it_through_saving_and_loadin
 
 def test_the_settings_take_up_a_saved_reader_as_it_is(readers, tmp_path):
     save_reader(readers["copying"], tmp_path)
-    reader = make_reader(Read(model=str(tmp_path), decoder_layers=1))  # as for a round that goes on from a warm start
+    reader = make_reader(
+        Read(model=str(tmp_path), decoder_layers=1, prompts=SHORT)
+    )  # as for a round that goes on from a warm start
     assert_same_weights(reader.state_dict(), readers["copying"].state_dict())
 
 
 def test_copies_are_not_silently_left_out_or_started_anew(readers, tmp_path):
     save_reader(readers["bert"], tmp_path)
     with pytest.raises(ValueError, match="was trained without"):
-        make_reader(Read(model=str(tmp_path), copies=True))
+        make_reader(Read(model=str(tmp_path), copies=True, prompts=SHORT))
 
 
 def test_a_warm_start_from_anything_but_bert_is_refused(t5_folder):
@@ -191,7 +203,7 @@ def test_a_warm_start_from_anything_but_bert_is_refused(t5_folder):
 
 def test_more_decoder_layers_than_the_encoder_has_are_refused(encoder_folder):
     with pytest.raises(ValueError, match=r"decoder_layers is 3, .* layers, which are 2"):
-        make_reader(Read(model=str(encoder_folder), decoder_layers=3))
+        make_reader(Read(model=str(encoder_folder), decoder_layers=3, prompts=SHORT))
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(t5_folder, tmp_path):
@@ -201,6 +213,81 @@ def test_a_checkpoint_that_lacks_weights_is_refused(t5_folder, tmp_path):
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks 8 weights, for example 'decoder\.block\.0\.layer\.1"):
         make_reader(Read(model=str(tmp_path)))
+
+
+def test_a_bare_encoder_is_taken_out_of_a_checkpoint_with_the_head_that_it_was_trained_with(tmp_path):
+    masked = tiny_masked_model(tmp_path)
+    weights = load_file(masked / "model.safetensors")
+    assert any(name.startswith("cls.") for name in weights)
+    found = make_reader(Read(model=str(masked), decoder_layers=1, prompts=SHORT)).model.encoder.state_dict()
+    assert all(torch.equal(value, weights[f"bert.{name}"]) for name, value in found.items())
+
+
+def test_an_encoder_of_more_layers_than_its_config_says_is_refused(tmp_path):
+    folder = tiny_encoder(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(ValueError, match=r"holds 16 weights that its config has no place for, .*'encoder\.layer\.1\."):
+        make_reader(Read(model=str(folder), decoder_layers=1, prompts=SHORT))
+
+
+def test_a_t5_that_holds_the_removed_bias_is_taken_with_a_warning(t5_folder, tmp_path):
+    shutil.copytree(t5_folder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(weights | {REMOVED_BIAS: torch.ones(8, 2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.warns(UserWarning, match=r"relative_attention_bias\.weight, which no T5 since .* it is dropped"):
+        reader = make_reader(Read(model=str(tmp_path)))
+    assert REMOVED_BIAS not in reader.model.state_dict()
+
+
+def test_a_model_that_is_no_encoder_decoder_is_refused_when_it_is_made_and_before(tokenizer, encoder_folder, tmp_path):
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for folder, kind in ((tmp_path, "gpt2"), (encoder_folder, "bert")):
+        for refuse in (make_reader, check_reader):
+            with pytest.raises(ValueError, match=rf"is a {kind} model and read\.decoder_layers is not set, expected an enc"):
+                refuse(Read(model=str(folder)))
+
+
+def test_the_check_before_reads_no_weight(t5_folder, tmp_path):
+    shutil.copy(t5_folder / "config.json", tmp_path)
+    check_reader(Read(model=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"is a t5 model and read\.decoder_layers is set"):
+        check_reader(Read(model=str(tmp_path), decoder_layers=1))
+
+
+@pytest.mark.parametrize("load", [lambda folder: make_reader(Read(model=str(folder))), load_reader])
+def test_a_tokenizer_that_cannot_fill_up_batches_is_refused(readers, tmp_path, load):
+    save_reader(readers["t5"], tmp_path)
+    without = tiny_tokenizer(tmp_path / "other")
+    without.pad_token = None
+    without.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="neither a padding token nor an end token, expected one of them"):
+        load(tmp_path)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tokenizer, tmp_path):
+    model = tiny_t5(tokenizer)
+    model.resize_token_embeddings(100)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"the tokenizer has {len(tokenizer)} tokens, its model's vocabulary 100"):
+        make_reader(Read(model=str(tmp_path)))
+
+
+def test_a_slow_tokenizer_is_taken(tmp_path):
+    """As ByT5 has; only what asks where tokens stand needs a fast one."""
+    slow = ByT5Tokenizer()
+    tiny_t5(slow).save_pretrained(tmp_path)
+    slow.save_pretrained(tmp_path)
+    assert not make_reader(Read(model=str(tmp_path))).tokenizer.is_fast
+
+
+def test_a_broken_gate_is_named(readers, tmp_path):
+    save_reader(readers["copying"], tmp_path)
+    (tmp_path / "gate.safetensors").write_bytes(b"garbage")
+    with pytest.raises(ValueError, match=r"gate\.safetensors cannot be read \(.*\), expected what a saved reader has there"):
+        load_reader(tmp_path)
 
 
 def test_a_model_that_is_not_there_is_refused_with_what_to_give(tmp_path, monkeypatch):

@@ -4,7 +4,14 @@ import torch
 from retort.config import Prompts
 from retort.records import Group, Passage, Query
 from retort.teachers.fid.model import IGNORED
-from retort.teachers.fid.prompts import passage_strings, tokenise_passages, tokenise_targets
+from retort.teachers.fid.prompts import (
+    answers_in,
+    check_targets,
+    passage_strings,
+    tokenise_passages,
+    tokenise_targets,
+    trained_on,
+)
 
 SNOW = Passage("a", "Snow", "it is cold in the north .")
 GROUPS = [
@@ -72,10 +79,51 @@ def test_targets_hold_the_answer_and_one_end_token_and_nothing_else(readers, kin
     assert words(readers[kind], targets[1]) == ["red", "or", "white", "[SEP]"]
 
 
-def test_a_cut_answer_keeps_its_end_token(readers):
-    targets = tokenise_targets(readers["t5"], ["red or white", "red"], Prompts(answer_tokens=3))
-    assert words(readers["t5"], targets[0]) == ["red", "or", "[SEP]"]
-    assert targets[1].tolist()[2:] == [IGNORED]
+def test_an_answer_longer_than_what_a_reader_writes_is_not_cut(readers):
+    targets = tokenise_targets(readers["t5"], ["red or white", "red"], Prompts(answer_tokens=2))
+    assert words(readers["t5"], targets[0]) == ["red", "or", "white", "[SEP]"]
+
+
+@pytest.mark.parametrize("kind", ["bart", "bert"])
+def test_an_answer_longer_than_the_decoder_is_refused_with_its_question(readers, kind):
+    fits, long = Query("fits", "why ?", ("red",)), Query("long", "why ?", ("red", "snow " * 64))
+    check_targets(readers[kind], [fits, Query("just", "why ?", ("snow " * 63,))], Prompts())
+    message = r"the answer 'snow .*'\.\.\. of question 'long' has 65 tokens with its end, but the .* has 64 positions"
+    with pytest.raises(ValueError, match=message):
+        check_targets(readers[kind], [fits, long], Prompts())
+
+
+def test_a_decoder_of_relative_positions_takes_any_answer(readers):
+    check_targets(readers["t5"], [Query("long", "why ?", ("snow " * 500,))], Prompts())
+
+
+def test_a_named_target_stands_for_all_answers(readers):
+    query = Query("q", "why ?", ("red", "snow " * 64), "red")
+    assert trained_on(query) == ("red",)
+    check_targets(readers["bert"], [query], Prompts())
+
+
+def test_a_target_is_the_answer_in_its_format(readers):
+    targets = tokenise_targets(readers["t5"], ["north"], Prompts(answer="answer: {answer} ."))
+    assert words(readers["t5"], targets[0]) == ["answer", ":", "north", ".", "[SEP]"]
+
+
+@pytest.mark.parametrize("form", ["{answer}", "answer: {answer}", "[MASK] {answer} .", "[MASK] answer: {answer}"])
+def test_what_a_reader_writes_as_it_was_trained_to_is_the_answer(readers, form):
+    prompts = Prompts(answer=form)
+    targets = tokenise_targets(readers["t5"], ["red or white"], prompts)
+    assert answers_in(readers["t5"], targets, prompts) == ["red or white"]
+
+
+def test_what_a_reader_writes_otherwise_stays_as_it_is(readers):
+    tokens = tokenise_targets(readers["t5"], ["red or white"], Prompts())
+    assert answers_in(readers["t5"], tokens, Prompts(answer="answer: {answer}")) == ["red or white"]
+
+
+@pytest.mark.parametrize("form", ["answer", "{answer} or {answer}", "{answer} to {question}", "{{answer}}"])
+def test_a_format_that_does_not_hold_the_answer_once_is_refused(form):
+    with pytest.raises(ValueError, match="expected"):
+        Prompts(answer=form)
 
 
 def test_a_tokeniser_that_adds_an_end_by_itself_does_not_double_it(readers):

@@ -1,12 +1,17 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from transformers import ByT5Tokenizer
 
 from retort.config import AttentionSettings, Prompts, TeacherSettings
 from retort.records import Group, Passage, Query
 from retort.teachers.fid.attention import passage_scores
 from retort.teachers.fid.likelihood import loop, pdist
+from retort.teachers.fid.model import Reader
 from retort.teachers.fid.prompts import parts_of, tokenise_passages, tokenise_targets
-from retort.teachers.fid.signals import Encodings, ReaderSignal
+from retort.teachers.fid.signals import Encodings, ReaderSignal, check_signals
+from tiny import tiny_t5
 
 pytestmark = pytest.mark.usefixtures("_no_grad")
 
@@ -36,6 +41,32 @@ def test_every_signal_of_a_batch_is_its_function_alone(readers, encodings):
     }
     for name, scores in wanted.items():
         torch.testing.assert_close(encodings.scores(ReaderSignal(name)), scores, atol=2e-6, rtol=1e-5)
+
+
+def test_a_target_that_the_data_names_is_the_answer_that_is_read(readers):
+    """rain is the second answer; the first is read without a target (above)."""
+    target = replace(GROUPS[0], query=replace(GROUPS[0].query, target="rain"))
+    alone = replace(GROUPS[0], query=replace(GROUPS[0].query, answers=("rain",)))
+    for name in ("adist", "pdist", "emdr2", "loop"):
+        found, wanted, first = (
+            Encodings(readers["t5"], [group], PROMPTS, torch.device("cpu")).scores(ReaderSignal(name))
+            for group in (target, alone, GROUPS[0])
+        )
+        assert torch.equal(found, wanted)
+        assert not torch.equal(found, first)
+
+
+def test_signals_read_the_answer_as_the_reader_was_trained_to_write_it(readers):
+    prompts = PROMPTS.model_copy(update={"answer": "answer: {answer}"})
+    encodings = Encodings(readers["t5"], GROUPS, prompts, torch.device("cpu"))
+    assert torch.equal(encodings.targets, tokenise_targets(readers["t5"], ["answer: snow", "answer: fire"], PROMPTS))
+
+
+def test_a_tokenizer_that_cannot_tell_where_its_tokens_stand_is_refused_where_parts_are_left_out():
+    slow = Reader(tiny_t5(ByT5Tokenizer()), ByT5Tokenizer())
+    check_signals(slow, [ReaderSignal("fid_kd"), ReaderSignal("loop")])
+    with pytest.raises(ValueError, match=r"the signals \['copy'\] exclude parts .* but ByT5Tokenizer cannot tell where"):
+        check_signals(slow, [ReaderSignal("fid_kd"), ReaderSignal("copy", AttentionSettings(exclude=["title"]))])
 
 
 def test_passages_are_encoded_once_for_all_signals(readers, encodings):

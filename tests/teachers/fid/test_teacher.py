@@ -2,15 +2,17 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from transformers import ByT5Tokenizer
 
 from retort.config import Prompts
 from retort.records import Group, Passage, Query
 from retort.teachers.fid.attention import passage_scores, token_scores
 from retort.teachers.fid.encoding import encode_passages
-from retort.teachers.fid.prompts import passage_strings, tokenise_passages
+from retort.teachers.fid.model import Reader
+from retort.teachers.fid.prompts import passage_strings, tokenise_passages, tokenise_targets
 from retort.teachers.fid.signals import ReaderSignal
 from retort.teachers.fid.teacher import FidTeacher, answer_groups
-from tiny import WORDS, tiny_reader
+from tiny import WORDS, tiny_reader, tiny_t5, tiny_tokenizer
 
 PROMPTS = Prompts(passage_tokens=40, answer_tokens=5)
 KINDS = ["t5", "bart", "bert", "copying"]
@@ -143,3 +145,57 @@ def test_a_question_without_answers_is_refused_by_a_signal_that_reads_them(reade
     labelling = FidTeacher(readers["t5"], PROMPTS, batch=3, accelerator=accelerator, signals=[ReaderSignal("pdist")])
     with pytest.raises(ValueError, match=r"\['pdist'\] read an answer, and 1 questions have none, among them \['alone'\]"):
         labelling.score([one])
+
+
+def test_a_question_with_one_passage_is_refused_by_loop_with_its_id(readers, groups, accelerator):
+    one = Group(Query("alone", "who fell", ("snow",)), groups[2].passages[:1])
+    labelling = FidTeacher(readers["t5"], PROMPTS, batch=3, accelerator=accelerator, signals=[ReaderSignal("loop")])
+    with pytest.raises(
+        ValueError, match=r"loop leaves one passage out, and 1 questions have one only, among them \['alone'\]"
+    ):
+        labelling.score([groups[2], one])
+
+
+def test_passages_of_empty_texts_are_scored_by_their_titles(readers, accelerator):
+    group = Group(Query("q", "who fell"), (Passage("a", "snow", ""), Passage("b", "rain", "")))
+    (found,) = teacher(readers["t5"], accelerator).score([group])
+    assert len(found) == 2
+    assert found[0] != found[1]
+
+
+def test_an_answer_longer_than_the_decoder_is_refused_by_a_signal_that_reads_it(readers, groups, accelerator):
+    long = Group(Query("long", "who fell", ("snow " * 70,)), groups[2].passages)
+    assert len(teacher(readers["bart"], accelerator).score([long])[0]) == len(long.passages)
+    labelling = FidTeacher(readers["bart"], PROMPTS, batch=3, accelerator=accelerator, signals=[ReaderSignal("pdist")])
+    with pytest.raises(ValueError, match="of question 'long' has 71 tokens"):
+        labelling.score([long])
+
+
+def test_strings_longer_than_the_readers_positions_are_refused_at_once(readers, accelerator):
+    with pytest.raises(ValueError, match=r"passage_tokens is 120, but the encoder of the reader, a Bart.*, has 64 pos"):
+        teacher(readers["bart"], accelerator, prompts=Prompts(passage_tokens=120))
+
+
+def test_a_slow_tokenizer_gives_labels_and_answers_but_no_heat_map(accelerator, groups):
+    """A reader of bytes, as ByT5."""
+    reader = Reader(tiny_t5(ByT5Tokenizer()).eval(), ByT5Tokenizer())
+    labelling = teacher(reader, accelerator)
+    assert len(labelling.score([groups[2]])[0]) == len(groups[2].passages)
+    assert set(answer_groups(reader, [groups[2]], PROMPTS, batch=1, accelerator=accelerator)) == {"q2"}
+    assert labelling.looked_at(groups[2]) == []
+
+
+def test_batches_are_filled_up_with_the_end_token_where_no_padding_token_is_named(tokenizer, groups, accelerator, tmp_path):
+    reader = tiny_reader("t5", tiny_tokenizer(tmp_path))
+    wanted = teacher(reader, accelerator).score(groups)
+    reader.tokenizer.eos_token, reader.tokenizer.pad_token = "[SEP]", None
+    for found, value in zip(teacher(reader, accelerator).score(groups), wanted, strict=True):
+        np.testing.assert_allclose(found, value, atol=2e-6)
+
+
+def test_answers_come_without_what_the_reader_writes_around_them(readers, groups, accelerator, monkeypatch):
+    prompts = Prompts(answer="answer: {answer}")
+    written = tokenise_targets(readers["t5"], ["snow"], prompts)
+    monkeypatch.setattr(readers["t5"], "generate", lambda ids, mask, *, max_tokens: written.expand(len(ids), -1))
+    answers = answer_groups(readers["t5"], groups[1:3], prompts, batch=2, accelerator=accelerator)
+    assert answers == {"q1": "snow", "q2": "snow"}

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -308,6 +309,20 @@ def test_answer_takes_the_best_passage_that_holds_it_and_others_that_do_not():
         for one in seen
         if one.query.answers == ("lake",)
     )
+
+
+def test_a_target_that_the_data_names_is_trained_on_whatever_the_other_answers_are():
+    named = replace(candidates("-+"), query=Query("q", "where ?", ("lake", "sea"), "the sea"))
+    drawn = {training_group(named, Phase(passages=2), np.random.default_rng(seed)).query.answers for seed in range(20)}
+    assert drawn == {("the sea",)}
+
+
+def test_an_answer_longer_than_the_decoder_is_refused_before_any_training(reader, tmp_path):
+    long = replace(toy_groups()[3], query=Query("long", "where ?", ("snow " * 70,)))
+    data = ReaderData([*toy_groups(), long], toy_groups())
+    with pytest.raises(ValueError, match="question 'long' has 71 tokens with its end, but the reader's decoder has 64"):
+        toy_training(reader("bart"), tmp_path, toy_settings(), data=data)
+    assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_answer_with_one_passage_takes_the_one_that_holds_it():

@@ -1,12 +1,11 @@
 """Causal language models to be teachers, with their tokenizers: a folder, an installed package's model, or a hub model."""
 
-from typing import Any, cast
-
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from retort.compute import model_path
+from retort.teachers.tokenizers import check_vocabulary, padding_token
+from retort.teachers.weights import check_whole, loaded
 
 
 def load_causal(
@@ -14,19 +13,19 @@ def load_causal(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The causal language model `name` on the CPU in evaluation mode, in its own precision or `dtype`, and its tokenizer.
 
-    ValueError: not there, not the pinned one, another kind of model, weights missing, or a tokenizer that does not fit it.
+    ValueError: not there, not the pinned one, another kind of model, weights that do not fit it, or a tokenizer that does
+    not.
     """
-    path = model_path(name, sha256)
-    loader: Any = AutoModelForCausalLM
+    path, what = model_path(name, sha256), f"language model {name!r}"
     try:
         config = AutoConfig.from_pretrained(path)
         if config.is_encoder_decoder:
             raise _other_kind(name, f"a {config.model_type} encoder-decoder")
-        model, found = loader.from_pretrained(path, config=config, dtype=dtype, output_loading_info=True)
+        model, found = loaded(AutoModelForCausalLM, path, what=what, config=config, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(path)
     except OSError as error:
         raise ValueError(
-            f"language model {name!r} cannot be loaded: {str(error).splitlines()[0]} Give a model folder with weights and "
+            f"{what} cannot be loaded: {str(error).splitlines()[0]} Give a model folder with weights and "
             "tokenizer, package:NAME/folder, or the id of a model that the hub can be reached for"
         ) from error
     except ValueError as error:
@@ -36,11 +35,7 @@ def load_causal(
     sees_ahead = [not module.is_causal for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)]
     if sees_ahead and all(sees_ahead):  # an image tower beside a causal decoder may
         raise _other_kind(name, f"a {config.model_type} encoder, which sees the words that it is to foretell")
-    if found["missing_keys"]:
-        raise ValueError(
-            f"language model {name!r} lacks {len(found['missing_keys'])} weights, for example "
-            f"{min(found['missing_keys'])!r}: expected all of them, as they would be random; give a whole checkpoint"
-        )
+    check_whole(found, what)
     check_tokenizer(model, tokenizer)
     return model.eval(), tokenizer
 
@@ -53,23 +48,7 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
             "model with a tokenizer.json"
         )
     padding_token(tokenizer)
-    known = len(cast(nn.Embedding, model.get_input_embeddings()).weight)
-    if len(tokenizer) > known:
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens, its model's vocabulary {known}: expected at most as many; give "
-            "the tokenizer that the model was trained with"
-        )
-
-
-def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id to fill up batches with: the end token's where no padding token is named. ValueError where neither is."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)  # type: ignore[arg-type]
-    raise ValueError(
-        "the tokenizer has neither a padding token nor an end token, expected one of them to fill up batches with: set "
-        "tokenizer.pad_token to a token of its vocabulary and save it"
-    )
+    check_vocabulary(model, tokenizer)
 
 
 def check_context(model: PreTrainedModel, tokens: int, what: str, remedy: str) -> None:

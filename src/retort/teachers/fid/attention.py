@@ -6,6 +6,7 @@ Sources: Izacard & Grave, "Distilling Knowledge from Reader to Retriever for Que
 Izacard et al., "Atlas" (arXiv 2208.03299), sec. 2.2.
 """
 
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -33,6 +34,7 @@ def passage_scores(
     tokens: str = "mean",
     value_norm: bool = False,
     exclude: Bool[Tensor, "B K L"] | None = None,
+    layers: Collection[int] | None = None,
     heads: Heads | None = None,
 ) -> Float[Tensor, "B K"]:
     """The cross-attention that each passage gets. By default G, the FiD-KD label.
@@ -51,12 +53,17 @@ def passage_scores(
     passage does not have counts 0.
     value_norm: each token's value is multiplied by the length of its value vector before the output projection.
     exclude: True for tokens that do not count, such as the question's (`prompts.parts_of`). They keep their share.
-    heads: those that count, by layer of the decoder, from 0; None: all. Each counts alike. All means are plain means.
+    layers: those of the decoder that count, from 0, with all their heads; heads: single heads, by layer. None: all. Each
+    head counts alike. All means are plain means.
 
     Order: mean over heads of all layers, tokens, positions. Atlas's ADist is position all, post_softmax, sum and
     value_norm; its code divides that by 256 besides. ValueError: no labels where they are read, an unknown aggregation, a
-    layer or head that is not there.
+    layer or head that is not there, layers and heads together.
     """
+    if layers is not None:
+        if heads is not None:
+            raise ValueError(f"layers {sorted(layers)} and heads {dict(heads)} are both given: name all as heads")
+        heads = {layer: () for layer in layers}
     states = encode_passages(model, input_ids, attention_mask)
     return scores_from_states(
         model, states, attention_mask, labels=labels, position=position, stage=stage, tokens=tokens, value_norm=value_norm,
@@ -104,30 +111,32 @@ def token_scores(
     """Cross-attention of each decoder position to each token, mean over the heads of all layers.
 
     Without labels, of the first position alone. Before the softmax, pads hold whatever the kernel's inputs give: mask them;
-    after it, 0. This is also what a heat-map of the reader shows. No layer's map outlives its call.
+    after it, 0. This is also what a heat-map of the reader shows. Layers are summed as they come, so that one map is held.
     """
     batch, passages, length, _ = states.shape
     counts: list[int] = []  # of heads that count, by layer
+    total = torch.zeros((), device=states.device)
     mask = attention_mask.reshape(batch, passages * length)
 
-    def reduce(scores: Float[Tensor, "B H T S"], values: Float[Tensor, "B H S d"]) -> Float[Tensor, "B T S"]:
+    def add(scores: Float[Tensor, "B H T S"], values: Float[Tensor, "B H S d"]) -> None:
+        nonlocal total
         found = scores.float() if stage == "pre_softmax" else shares(scores, mask)
         if value_norm:
             found = found * values.float().norm(dim=-1)[:, :, None]
         chosen = heads_of(len(counts), heads, found.shape[1])
         counts.append(len(chosen))
-        return (found if heads is None else found[:, chosen]).sum(1)
+        total = total + (found if heads is None else found[:, chosen]).sum(1)
 
     inputs = torch.full((batch, 1), start_token(model), device=states.device) if labels is None else shifted(model, labels)
-    with captured_scores(model, reduce, passages * length) as by_layer:
+    with captured_scores(model, add, passages * length):
         model(**fused(states, attention_mask, inputs), use_cache=False)
-    if not by_layer:
+    if not counts:
         raise TypeError(
             f"{type(model).__name__} called no cross-attention through transformers' attention interface: expected an "
             "encoder-decoder such as T5, BART or EncoderDecoderModel whose decoder attends to the encoder"
         )
     check_layers(heads, range(len(counts)))
-    return (torch.stack(by_layer).sum(0) / sum(counts)).view(batch, -1, passages, length)
+    return (total / sum(counts)).view(batch, -1, passages, length)
 
 
 def aggregated(values: Float[Tensor, "*rows L"], counted: Bool[Tensor, "*#rows L"], tokens: str) -> Float[Tensor, "*rows"]:

@@ -14,30 +14,31 @@ from transformers import PreTrainedModel
 
 from retort.teachers.watching import watched
 
-# makes of one layer's scores before the softmax, and of its values, what is kept
-Reduce = Callable[[Float[Tensor, "B H T S"], Float[Tensor, "B H S d"]], Tensor]
+# takes one layer's scores before the softmax, and its values
+See = Callable[[Float[Tensor, "B H T S"], Float[Tensor, "B H S d"]], None]
 
 
 @contextmanager
-def captured_scores(model: PreTrainedModel, reduce: Reduce, source_tokens: int) -> Iterator[list[Tensor]]:
-    """The list that `reduce(pre-softmax scores, values)` of each cross-attention call of `model` is appended to, by layer.
+def captured_scores(model: PreTrainedModel, see: See, source_tokens: int) -> Iterator[None]:
+    """Inside, `see(pre-softmax scores, values)` is called at each cross-attention of `model`, layer by layer.
 
     Works for every attention kernel, since it takes the queries and keys that are handed to it and leaves the kernel its
-    work. A call of the model is cross-attention where its keys are as many as the `source_tokens` and it is not marked
+    work. A position bias that the kernel would add is in the scores. Nothing is kept, so a call holds one layer's map.
+    A call of the model is cross-attention where its keys are as many as the `source_tokens` and it is not marked
     causal, as the decoder's self-attention is; the encoder must not run inside this block. It replaces an entry of a global
     table of transformers, so one thread at a time.
     """
-    kept: list[Tensor] = []
 
     def look(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, options: Mapping[str, Any]) -> None:
         if key.shape[-2] != source_tokens or getattr(module, "is_causal", False):
             return
-        heads, scale = query.shape[1], options.get("scaling")
+        heads, scale, bias = query.shape[1], options.get("scaling"), options.get("position_bias")
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        kept.append(reduce(query @ _repeated(key, heads).transpose(-1, -2) * scale, _repeated(value, heads)))
+        scores = query @ _repeated(key, heads).transpose(-1, -2) * scale
+        see(scores if bias is None else scores + bias, _repeated(value, heads))
 
     with watched(model, look):
-        yield kept
+        yield
 
 
 def shares(scores: Float[Tensor, "B H T S"], mask: Int[Tensor, "B S"]) -> Float[Tensor, "B H T S"]:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from retort.teachers.fid.loading import REMOVED_BIAS, load_t5
+from retort.teachers.fid.bias import REMOVED_BIAS, keep_bias
+from retort.teachers.fid.loading import load_t5
 from retort.teachers.fid.model import Reader
+from retort.teachers.tokenizers import check_vocabulary, padding_token
 
 ARCHITECTURE = (
     "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "dropout_rate",
@@ -67,25 +69,31 @@ def t5_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def imported_reader(
-    state: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any] | None = None
+    state: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    config: Mapping[str, Any] | None = None,
+    *,
+    with_bias: bool = False,
 ) -> tuple[Reader, tuple[str, ...]]:
     """The reader of FiD's or Atlas's weights, and a sentence for each thing that it does not keep.
 
-    `config` is what stands beside FiD's weights; without one it is told from their shapes. ValueError: missing, unknown or
-    misshapen weights, a tokeniser of another vocabulary.
+    `config` is what stands beside FiD's weights; without one it is told from their shapes. `with_bias` keeps the
+    cross-attention bias of transformers 3.0.2, so that its scores, losses and answers are exact. ValueError: missing,
+    unknown or misshapen weights, no bias where it is to be kept, a tokeniser of another vocabulary.
     """
     weights = t5_names(state)
     if config is None:
         architecture = t5_architecture(weights)
     else:
         architecture = {"decoder_start_token_id": 0} | {name: config[name] for name in ARCHITECTURE if name in config}
+    if with_bias and REMOVED_BIAS not in weights:
+        raise ValueError(f"the cross-attention bias is to be kept, but there is no {REMOVED_BIAS}: leave --keep-bias out")
     model = load_t5(weights, architecture)
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"the tokeniser has {len(tokenizer)} entries, but the reader {model.config.vocab_size} embeddings: give the "
-            "tokeniser that it was trained with"
-        )
-    return Reader(model, tokenizer), _dropped(weights)
+    if with_bias:
+        keep_bias(model, weights[REMOVED_BIAS])
+    padding_token(tokenizer)
+    check_vocabulary(model, tokenizer)
+    return Reader(model, tokenizer), () if with_bias else _dropped(weights)
 
 
 def _dropped(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -96,5 +104,6 @@ def _dropped(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
     constant = float(bias[0].float().mean())
     return (
         f"{REMOVED_BIAS} is dropped, which no T5 since transformers 3.1 has: raw fid_kd scores are lower by {constant:.4f} "
-        "for every passage alike, their softmax is the same; answers and their likelihood may change a little",
+        "for every passage alike, their softmax is the same; answers and their likelihood may change a little "
+        "(--keep-bias keeps it)",
     )

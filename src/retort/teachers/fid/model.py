@@ -18,6 +18,7 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from retort.teachers.fid.capture import captured_scores, shares
 from retort.teachers.fid.decoding import IGNORED, fused, shifted, start_token
 from retort.teachers.fid.encoding import encode_passages
+from retort.teachers.tokenizers import padding_token
 
 
 class FusionInDecoder(nn.Module):
@@ -83,10 +84,15 @@ class FusionInDecoder(nn.Module):
         arguments = fused(states, attention_mask, decoder_input) | {"past_key_values": past, "use_cache": cached}
         if self.gate is None:
             return self.model(**arguments), states
-        mask = arguments["attention_mask"]
-        with captured_scores(self.model, lambda scores, _: shares(scores, mask).mean(1), mask.shape[1]) as layers:
+        mask, last = arguments["attention_mask"], states
+
+        def see(scores: Tensor, values: Tensor) -> None:
+            nonlocal last
+            last = shares(scores, mask).mean(1)
+
+        with captured_scores(self.model, see, mask.shape[1]):
             output = self.model(**arguments, output_hidden_states=True)
-        return output, layers[-1]
+        return output, last
 
 
 class Reader(FusionInDecoder):
@@ -105,7 +111,7 @@ class Reader(FusionInDecoder):
         Ties go to the lowest id. Our own loop, because a copying reader's probabilities are not its model's logits.
         """
         states = encode_passages(self.model, input_ids, attention_mask)
-        pad, end = int(self.tokenizer.pad_token_id), end_token(self)  # type: ignore[arg-type]
+        pad, end = padding_token(self.tokenizer), end_token(self)
         token = torch.full_like(input_ids[:, 0, :1], start_token(self.model))
         done = torch.zeros_like(token, dtype=torch.bool)
         past, answer = None, []
@@ -119,7 +125,8 @@ class Reader(FusionInDecoder):
 
 def end_token(reader: Reader) -> int:
     """The id that ends an answer. ValueError where neither the model nor the tokeniser names one."""
-    for token in (reader.model.config.eos_token_id, reader.tokenizer.eos_token_id, reader.tokenizer.sep_token_id):
+    named = getattr(reader.model.config, "eos_token_id", None)  # an EncoderDecoderModel's config may lack it
+    for token in (named, reader.tokenizer.eos_token_id, reader.tokenizer.sep_token_id):
         if token is not None:
             return int(token)  # type: ignore[arg-type]
     raise ValueError(f"{type(reader.model).__name__} names no end token: set config.eos_token_id")

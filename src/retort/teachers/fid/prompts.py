@@ -1,6 +1,9 @@
-"""What the reader is shown: passage strings and targets as token ids. FiD's formats are the defaults of config.Prompts."""
+"""What the reader is shown, and what it writes: passage strings and targets as token ids, answers out of token ids.
 
-from collections.abc import Sequence
+FiD's formats are the defaults of config.Prompts.
+"""
+
+from collections.abc import Iterable, Sequence
 from string import Formatter
 from typing import Any, cast, get_args
 
@@ -10,9 +13,11 @@ from torch import Tensor
 from transformers import BatchEncoding
 
 from retort.config import Part, Prompts
-from retort.records import Group, Passage
+from retort.records import Group, Passage, Query
 from retort.teachers.fid.decoding import IGNORED
+from retort.teachers.fid.fitting import positions
 from retort.teachers.fid.model import Reader, end_token
+from retort.teachers.tokenizers import padding_token
 
 
 def passage_strings(group: Group, prompts: Prompts) -> list[str]:
@@ -41,7 +46,7 @@ def tokenise_passages(
     strings = [string for group in groups for string in passage_strings(group, prompts)]
     rows = _tokenised(reader, strings, prompts)["input_ids"]
     length = max(1, *map(len, rows))  # type: ignore[arg-type]
-    ids = torch.full((len(groups), most, length), int(reader.tokenizer.pad_token_id))  # type: ignore[arg-type]
+    ids = torch.full((len(groups), most, length), padding_token(reader.tokenizer))
     mask = torch.zeros_like(ids)
     places = [(b, k) for b, group in enumerate(groups) for k in range(len(group.passages))]
     for (b, k), row in zip(places, rows, strict=True):  # type: ignore[arg-type]
@@ -71,7 +76,10 @@ def parts_of(reader: Reader, groups: Sequence[Group], prompts: Prompts) -> dict[
 
 
 def spans(reader: Reader, strings: Sequence[str], prompts: Prompts) -> list[list[tuple[int, int]]]:
-    """Where in its string each token of `tokenise_passages` begins and ends; nowhere, (0, 0), for special tokens."""
+    """Where in its string each token of `tokenise_passages` begins and ends; nowhere, (0, 0), for special tokens.
+
+    Only a fast tokenizer knows.
+    """
     return cast(list, _tokenised(reader, strings, prompts, return_offsets_mapping=True)["offset_mapping"])
 
 
@@ -92,13 +100,43 @@ def _owners(question: str, passage: Passage, template: str) -> list[str]:
 
 
 def tokenise_targets(reader: Reader, answers: Sequence[str], prompts: Prompts) -> Int[Tensor, "B T"]:
-    """Target ids, each ended by the end token exactly once, -100 behind it."""
+    """Target ids of whole answers as `Prompts.answer` has them, each ended by the end token exactly once, -100 behind it."""
     end = end_token(reader)
-    rows = reader.tokenizer(
-        list(answers), truncation=True, max_length=max(1, prompts.answer_tokens - 1), add_special_tokens=False
-    )["input_ids"]
-    ended = [[*row, end] for row in rows]  # type: ignore[misc]
+    texts = [prompts.answer.format(answer=answer) for answer in answers]
+    ended = [[*row, end] for row in reader.tokenizer(texts, add_special_tokens=False)["input_ids"]]  # type: ignore[misc]
     targets = torch.full((len(ended), max(map(len, ended))), IGNORED)
     for target, row in zip(targets, ended, strict=True):
         target[: len(row)] = torch.tensor(row)
     return targets
+
+
+def trained_on(query: Query) -> tuple[str, ...]:
+    """The answers that a reader may be trained on: the target that the data names, else all. Signals read the first."""
+    return query.answers if query.target is None else (query.target,)
+
+
+def check_targets(reader: Reader, queries: Iterable[Query], prompts: Prompts) -> None:
+    """ValueError where a target is longer than the decoder has positions, with its question's id."""
+    most = positions(reader.model.config, "decoder")
+    if most is None:
+        return
+    for query in queries:
+        for answer in trained_on(query):
+            # hardly any token is shorter than a byte, so that few answers have to be tokenised
+            if len(prompts.answer.format(answer=answer).encode()) + 2 <= most:
+                continue
+            if (tokens := tokenise_targets(reader, [answer], prompts).shape[1]) > most:
+                raise ValueError(
+                    f"the answer {answer[:40]!r}... of question {query.id!r} has {tokens} tokens with its end, but the "
+                    f"reader's decoder has {most} positions: shorten it, leave the question out, or take a reader of "
+                    "relative positions, such as T5"
+                )
+
+
+def answers_in(reader: Reader, tokens: Int[Tensor, "B T"], prompts: Prompts) -> list[str]:
+    """The answers that generated ids spell, without special tokens and without what `Prompts.answer` puts around them."""
+    before, _, behind = prompts.answer.partition("{answer}")
+    around = [reader.tokenizer(part.format(), add_special_tokens=False)["input_ids"] for part in (before, behind)]
+    first, last = (str(reader.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in around)
+    texts = reader.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return [text.strip().removeprefix(first).removesuffix(last).strip() for text in texts]

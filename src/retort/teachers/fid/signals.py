@@ -19,7 +19,7 @@ from retort.teachers.fid.attention import scores_from_states
 from retort.teachers.fid.encoding import encode_passages
 from retort.teachers.fid.likelihood import alone, left_out, per_token
 from retort.teachers.fid.model import Reader
-from retort.teachers.fid.prompts import parts_of, tokenise_passages, tokenise_targets
+from retort.teachers.fid.prompts import parts_of, tokenise_passages, tokenise_targets, trained_on
 
 SHARE = {"stage": "post_softmax", "tokens": "sum"}
 PRESETS: Mapping[str, Mapping[str, Any]] = {  # of `passage_scores`
@@ -52,9 +52,19 @@ class ReaderSignal:
         return self.name not in PRESETS or self.options.get("position", "first") != "first"
 
 
+def check_signals(reader: Reader, signals: Sequence[ReaderSignal]) -> None:
+    """ValueError where a signal leaves out parts of the strings and the reader's tokenizer cannot tell where they are."""
+    parts = [signal.name for signal in signals if signal.attention.exclude]
+    if parts and not reader.tokenizer.is_fast:
+        raise ValueError(
+            f"the signals {parts} exclude parts of the passage strings, but {type(reader.tokenizer).__name__} cannot tell "
+            "where in a text its tokens stand: take `attention.exclude` out, or give a model that has a tokenizer.json"
+        )
+
+
 @dataclass(frozen=True)
 class Encodings:
-    """A batch of groups as the reader encodes it, once for all signals; and the first answer of each group as its target."""
+    """A batch of groups as the reader encodes it, once for all signals; each group's target, or first answer, is read."""
 
     reader: Reader
     groups: Sequence[Group]
@@ -74,8 +84,8 @@ class Encodings:
 
     @cached_property
     def targets(self) -> Int[Tensor, "B T"]:
-        """Target ids of each group's first answer."""
-        answers = [group.query.answers[0] for group in self.groups]
+        """Target ids of each group's target, or of its first answer where the data names none."""
+        answers = [trained_on(group.query)[0] for group in self.groups]
         return tokenise_targets(self.reader, answers, self.prompts).to(self.device)
 
     @cached_property

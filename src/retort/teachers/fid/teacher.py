@@ -13,15 +13,24 @@ from retort.config import Prompts
 from retort.records import Group
 from retort.teachers.fid.attention import token_scores
 from retort.teachers.fid.encoding import encode_passages
+from retort.teachers.fid.fitting import check_lengths
 from retort.teachers.fid.model import Reader
-from retort.teachers.fid.prompts import passage_strings, spans, tokenise_passages
-from retort.teachers.fid.signals import Encodings, ReaderSignal
+from retort.teachers.fid.prompts import (
+    answers_in,
+    check_targets,
+    passage_strings,
+    spans,
+    tokenise_passages,
+    trained_on,
+)
+from retort.teachers.fid.signals import Encodings, ReaderSignal, check_signals
 
 
 class FidTeacher:
-    """Scores candidates by signals of a trained reader, raw and without dropout. Of several answers the first is read.
+    """Scores candidates by signals of a trained reader, raw and without dropout.
 
-    What each signal is: `TeacherSettings.signal` and `attention`.
+    What each signal is: `TeacherSettings.signal` and `attention`. Of several answers the first is read, or the target that
+    the data names. ValueError for a signal that the reader's tokenizer cannot give, and strings longer than its positions.
     """
 
     def __init__(
@@ -33,6 +42,8 @@ class FidTeacher:
         accelerator: Accelerator,
         signals: Sequence[ReaderSignal] = (ReaderSignal(),),
     ) -> None:
+        check_signals(reader, signals)
+        check_lengths(reader.model.config, prompts, f"the reader, a {type(reader.model).__name__},")
         self._reader = reader.to(accelerator.device).eval()
         self._prompts, self._batch, self._accelerator, self._wanted = prompts, batch, accelerator, tuple(signals)
 
@@ -43,9 +54,10 @@ class FidTeacher:
     def signals(self, groups: Sequence[Group]) -> list[list[Float32[np.ndarray, "K"]]]:
         """For each signal, its score of each passage of each group; passages are encoded once for all of them.
 
-        ValueError where a score is not finite, or a question has no answer that a signal reads, with the question's id.
+        ValueError, with the question's id, where a score is not finite, where a question has no answer that a signal reads,
+        or one too long for the decoder, and where `loop` would leave no passage to read.
         """
-        self._check_answers(groups)
+        self._check(groups)
         scores = [[np.empty(0, np.float32)] * len(groups) for _ in self._wanted]
         for rows in _batches(groups, self._batch):
             encodings = Encodings(self._reader, [groups[row] for row in rows], self._prompts, self._accelerator.device)
@@ -58,20 +70,32 @@ class FidTeacher:
             _check_finite(groups, found, signal)
         return scores
 
-    def _check_answers(self, groups: Sequence[Group]) -> None:
+    def _check(self, groups: Sequence[Group]) -> None:
+        asked = [group for group in groups if group.passages]
         reading = [signal.name for signal in self._wanted if signal.reads_answers]
-        without = [group.query.id for group in groups if group.passages and not group.query.answers]
+        without = [group.query.id for group in asked if not trained_on(group.query)]
         if reading and without:
             raise ValueError(
                 f"the signals {reading} read an answer, and {len(without)} questions have none, among them {without[:5]}: "
                 "give answers, or take a signal that reads none (fid_kd, copy)"
             )
+        single = [group.query.id for group in asked if len(group.passages) == 1]
+        if single and "loop" in reading:
+            raise ValueError(
+                f"loop leaves one passage out, and {len(single)} questions have one only, among them {single[:5]}, so that "
+                "nothing would be left to read: give two candidates or more to each question, or take pdist"
+            )
+        if reading:
+            check_targets(self._reader, (group.query for group in asked), self._prompts)
 
     def looked_at(self, group: Group) -> list[tuple[list[str], list[float]]]:
         """For each passage, its string in pieces, one a token, and the first-step score of each: a heat-map's data.
 
-        The pieces joined are the string that the reader saw, special tokens aside.
+        The pieces joined are the string that the reader saw, special tokens aside. Empty where the tokenizer is a slow one,
+        which cannot tell where its tokens stand.
         """
+        if not self._reader.tokenizer.is_fast:
+            return []
         strings = passage_strings(group, self._prompts)
         ids, mask = tokenise_passages(self._reader, [group], self._prompts)
         device = self._accelerator.device
@@ -103,8 +127,8 @@ def answer_groups(
             tokens = reader.generate(
                 ids.to(accelerator.device), mask.to(accelerator.device), max_tokens=prompts.answer_tokens
             )
-        texts = reader.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        answers += [(mine[row].query.id, text.strip()) for row, text in zip(rows, texts, strict=True)]
+        texts = answers_in(reader, tokens, prompts)
+        answers += [(mine[row].query.id, text) for row, text in zip(rows, texts, strict=True)]
     reader.train(training)
     return dict(gather_object(answers) if accelerator.num_processes > 1 else answers)
 
@@ -121,6 +145,6 @@ def _check_finite(groups: Sequence[Group], scores: Sequence[np.ndarray], signal:
 def _batches(groups: Sequence[Group], batch: int) -> Iterator[list[int]]:
     """Row numbers in batches of similar cost: groups with passages, by their length in characters."""
     lengths = [sum(len(passage.text) for passage in group.passages) for group in groups]
-    order = sorted((row for row, length in enumerate(lengths) if length), key=lambda row: (lengths[row], row))
+    order = sorted((row for row, group in enumerate(groups) if group.passages), key=lambda row: (lengths[row], row))
     for at in range(0, len(order), batch):
         yield order[at : at + batch]

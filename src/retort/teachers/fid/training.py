@@ -25,7 +25,7 @@ from retort.store import StepLog, write_atomic
 from retort.teachers.fid.decoding import IGNORED
 from retort.teachers.fid.loading import save_reader
 from retort.teachers.fid.model import Reader
-from retort.teachers.fid.prompts import tokenise_passages, tokenise_targets
+from retort.teachers.fid.prompts import check_targets, tokenise_passages, tokenise_targets, trained_on
 from retort.teachers.fid.teacher import answer_groups
 from retort.text import AnswerMatcher, exact_match, f1
 
@@ -54,12 +54,14 @@ def train_reader(
     """The dev EM, F1 and step of the best reader, which is saved in `folder`/model; the log is in `folder`/log.jsonl.
 
     A killed run goes on at its last checkpoint, which stays until the caller removes it, and ends with the same bytes.
-    ValueError, before any training, where a phase or the evaluation has no question to use, or a batch does not divide over
-    the processes; FloatingPointError where the loss is not finite, with the step and the questions.
+    ValueError, before any training, where a phase or the evaluation has no question to use, an answer is too long for the
+    decoder, or a batch does not divide over the processes; FloatingPointError where the loss is not finite, with the step
+    and the questions.
     """
     pools = [eligible(data.train, phase) for phase in settings.phases]
     steps = sum(phase.steps for phase in settings.phases)
     _answerable(data.dev)
+    check_targets(reader, (group.query for pool in pools for group in pool), settings.prompts)
     for phase in settings.phases:
         share(range(phase.batch), accelerator)
     accelerator.free_memory()  # else checkpoints would hold the models of earlier trainings too
@@ -103,7 +105,7 @@ def eligible(groups: Sequence[Group], phase: Phase) -> list[Group]:
 
     The positives of the latter are marked: candidates whose text holds an answer (`has_answer`).
     """
-    kept = [group for group in groups if group.query.answers and group.passages]
+    kept = [group for group in groups if trained_on(group.query) and group.passages]
     if phase.select == "answer":
         matchers = [AnswerMatcher(group.query.answers) for group in kept]
         holds = [[match.matches(one.text) for one in group.passages] for match, group in zip(matchers, kept, strict=True)]
@@ -119,10 +121,12 @@ def eligible(groups: Sequence[Group], phase: Phase) -> list[Group]:
 def training_group(group: Group, phase: Phase, rng: np.random.Generator) -> Group:
     """The question with the one answer and the passages that it is trained on in this step, as the candidates stand.
 
-    The answer is drawn anew each time (FiD). top: the first of its candidates. answer: the best one that holds an answer,
-    and others drawn from the best 2 (passages - 1) that hold none, so that the reader has to choose.
+    The answer is the target that the data names, else drawn anew each time (FiD). top: the first of its candidates. answer:
+    the best one that holds an answer, and others drawn from the best 2 (passages - 1) that hold none, so that the reader has
+    to choose.
     """
-    query = replace(group.query, answers=(group.query.answers[int(rng.integers(len(group.query.answers)))],))
+    answers = trained_on(group.query)
+    query = replace(group.query, answers=(answers[int(rng.integers(len(answers)))],))
     if phase.select == "top":
         return Group(query, group.passages[: phase.passages])
     first = group.positive.index(True)
