@@ -163,11 +163,13 @@ class Study:
         """The config of a refinement of the student in `warm` by one loss."""
         own = self.arguments
         with (warm / "model.safetensors").open("rb") as weights:  # pinned: another warm-up makes other vectors
-            pin = hashlib.file_digest(weights, "sha256").hexdigest()
+            student = {"model": str(warm), "sha256": hashlib.file_digest(weights, "sha256").hexdigest()}
+        if own.query_side:
+            student["query_side"] = "full"
         objectives = [{"name": loss, "teacher_temperature": own.teacher_temperature, **settings}]
         protocol = {
             "retrieve": {"first": ["student"]},
-            "distil": {"student": {"model": str(warm), "sha256": pin}, "objectives": objectives},
+            "distil": {"student": student, "objectives": objectives},
         }
         budget = training(own.steps, own.batch, own.candidates, own.learning_rate)
         return self.config(budget, drawn("student"), protocol, label, seed=seed)
@@ -246,6 +248,9 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--warm", type=Path, help="the folder of a warmed-up student, instead of warming one up")
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES), help="to refine by (default all)")
     parser.add_argument("--seeds", nargs="+", type=int, help="of the refinement (default 0 1 2, of a dense student, else 0)")
+    parser.add_argument(
+        "--query-side", action="store_true", help="refine the query tower alone, in a minute"
+    )
     parser.add_argument("--sweep", action="store_true", help="choose settings of ckl and bkl on dev, with seed 0")
     numbers: Sequence[tuple[str, float | None, str]] = (
         ("--questions", 3000, "train questions of the student"),

@@ -15,6 +15,7 @@ from retort.pipeline import run
 from retort.plan import plan
 from retort.prepared import Prepared
 from retort.records import Run
+from tiny import tiny_cross_encoder
 from tiny_run import SPLITS, config, settings, write_lines
 
 SEARCHED = ["prepare", *(f"round-0/{stage}" for stage in ("encode", "index", "retrieve"))]
@@ -194,7 +195,7 @@ def test_grades_of_train_questions_change_no_label_where_no_objective_asks_for_t
 def test_scores_without_a_dev_question_are_refused_before_another_teacher_works(sources, tmp_path):
     (tmp_path / "train.trec").write_text("".join(f"q{i} Q0 p{j} 1 {i + j}.5 t\n" for i in range(20) for j in range(40)))
     teachers = [
-        {"kind": "cross_encoder", "model": str(sources / "student")},
+        {"kind": "cross_encoder", "model": str(tiny_cross_encoder(tmp_path / "teacher"))},
         {"kind": "run", "scores": str(tmp_path / "train.trec")},
     ]
     with pytest.raises(ValueError, match=r"train.trec scores two passages of none of the 6 dev questions"):
