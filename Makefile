@@ -3,8 +3,10 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
-# What is installed where .venv has no torch yet. A torch that is there already is left as it is.
+# What is installed where .venv has no torch yet, for CPUs where PyTorch's own index of those builds can be reached: PyPI's
+# brings gigabytes for GPUs on Linux. A torch that is there already is left as it is.
 TORCH := torch==2.13.0
+CPU_BUILDS := https://download.pytorch.org/whl/cpu
 STUDIES := gold_baseline fairytaleqa refinement msmarco_dl
 
 export HF_HUB_OFFLINE ?= 1
@@ -44,7 +46,9 @@ docs: $(READY)  ## run every example of the documentation, and follow its links
 # The file torch.txt holds pip to the torch that is there, whatever it is.
 $(READY): pyproject.toml constraints.txt | $(PYTHON)
 	$(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip
-	$(PYTHON) -c 'import torch' 2>/dev/null || $(PYTHON) -m pip install -q -c constraints.txt $(TORCH)
+	$(PYTHON) -c 'import torch' 2>/dev/null || $(PYTHON) -m pip install -q -c constraints.txt $(TORCH) $$( \
+	  $(PYTHON) -c 'from urllib.request import urlopen; urlopen("$(CPU_BUILDS)/torch/", timeout=3)' 2>/dev/null && \
+	  echo --extra-index-url $(CPU_BUILDS))
 	$(PYTHON) -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > $(VENV)/torch.txt
 	$(PYTHON) -m pip install -q -c constraints.txt -c $(VENV)/torch.txt -e '.[dev,demo]'
 	@touch $@

@@ -1,6 +1,7 @@
 """The run in two processes, as `torchrun` starts them, or begun in two and ended in one, against the same run in one."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ from retort.indexes.vectors import VectorParts
 from retort.pipeline import run
 from retort.plan import plan
 from retort.records import Run
-from retort.store import read_json
+from retort.store import COST, read_json
 from tiny_run import write_config
 
+RETORT = str(Path(sys.executable).with_name("retort"))
 pytestmark = pytest.mark.slow  # 40 s: two processes import everything
 
 
@@ -59,7 +61,7 @@ def roots(request, still, tmp_path_factory) -> tuple[Path, Path]:
     config, one = still
     two = tmp_path_factory.mktemp("two") / "run"
     if request.param == "two":
-        done = in_two(str(Path(sys.executable).with_name("retort")), "run", str(config), "--out", str(two))
+        done = in_two(RETORT, "run", str(config), "--out", str(two))
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("report: ") == 1  # one process speaks
         return one, two
@@ -72,6 +74,20 @@ def roots(request, still, tmp_path_factory) -> tuple[Path, Path]:
         assert states[step] == "partial", died.stderr[-3000:]
     run(load(config), two)
     return one, two
+
+
+def test_two_processes_label_and_encode_the_same_bytes_with_the_same_models(still, tmp_path):
+    config, one = still
+    two = Path(shutil.copytree(one, tmp_path / "run"))
+    stages = ("round-1/label", "round-1/encode")
+    for stage in stages:
+        shutil.rmtree(two / stage)
+    done = in_two(RETORT, "run", str(config), "--out", str(two))
+    assert done.returncode == 0, done.stderr[-3000:]
+    for stage in stages:
+        files = [path.relative_to(one) for path in (one / stage).rglob("*") if path.is_file() and path.name != COST]
+        assert len(files) > 2
+        assert [name for name in files if (one / name).read_bytes() != (two / name).read_bytes()] == []
 
 
 @pytest.mark.parametrize("number", [1, 2])

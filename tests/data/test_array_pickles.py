@@ -85,6 +85,18 @@ def test_other_things_than_arrays_of_numbers_are_refused(tmp_path, value, messag
         read_arrays(written(tmp_path / "f", value, protocol=4))
 
 
+class Greedy:
+    """A pickle of a few bytes that asks for a petabyte of them."""
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return bytes, (10**15,)
+
+
+def test_a_file_cannot_ask_for_more_memory_than_it_has(tmp_path):
+    with pytest.raises(ValueError, match="takes 0 positional arguments but 1 was given; expected a pickle of lists"):
+        read_arrays(written(tmp_path / "f", Greedy(), protocol=2))
+
+
 def test_an_array_of_other_bytes_than_its_shape_wants_is_refused(tmp_path):
     raw = pickle.dumps(ROWS, protocol=4)
     assert raw.count(b"K\x03K\x04\x86") == 1

@@ -82,6 +82,7 @@ def test_shards_of_different_widths_are_refused(tmp_path):
         (([None] * 5, VECTORS), r"for 5 vectors, expected one string for each"),
         ([("a", VECTORS[0]), ("b", VECTORS[0, :2])], "different widths"),
         ([("a", 1.0)], "different widths"),
+        ((IDS, VECTORS * [[1.0], [1.0], [1.0], [np.nan], [1.0]]), rf"the vector of '{IDS[3]}' is not finite"),
     ],
     ids=str,
 )

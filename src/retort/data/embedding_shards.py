@@ -1,4 +1,4 @@
-"""Passage vectors in the files of FiD, Contriever, Atlas and DPR, without FAISS and without running a pickle.
+"""Passage vectors in the files of FiD, Contriever and DPR, without FAISS and without running a pickle.
 
 FiD and Contriever: PREFIX_00, PREFIX_01, ..., each a pickle of (a list of ids, float16 [n, D]). DPR: PREFIX_0, ..., each a
 pickle of a list of (id, vector). Ids are strings of any form, such as DPR's "wiki:123".
@@ -22,7 +22,9 @@ EXPECTED = "a pickle of (ids, vectors [n, D]) or of a list of (id, vector)"
 
 
 def read_shard(path: Path) -> tuple[list[str], Float[np.ndarray, "n D"]]:
-    """The ids and vectors of one shard of either layout, in its order and precision. ValueError where it is neither."""
+    """The ids and vectors of one shard of either layout, in its order and precision.
+
+    ValueError: neither layout, a vector that is not finite."""
     value = read_arrays(path)
     if isinstance(value, tuple) and len(value) == 2:
         ids, vectors = value
@@ -37,6 +39,9 @@ def read_shard(path: Path) -> tuple[list[str], Float[np.ndarray, "n D"]]:
         raise ValueError(
             f"{path} holds ids {ids!r:.60} for {len(vectors)} vectors, expected one string for each: embed again"
         )
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(wrong):
+        raise ValueError(f"{path}: the vector of {str(ids[wrong[0]])!r} is not finite, expected numbers: embed again")
     return [str(one) for one in ids], vectors
 
 
