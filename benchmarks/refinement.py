@@ -248,9 +248,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--warm", type=Path, help="the folder of a warmed-up student, instead of warming one up")
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES), help="to refine by (default all)")
     parser.add_argument("--seeds", nargs="+", type=int, help="of the refinement (default 0 1 2, of a dense student, else 0)")
-    parser.add_argument(
-        "--query-side", action="store_true", help="refine the query tower alone, in a minute"
-    )
+    parser.add_argument("--query-side", action="store_true", help="refine the query tower alone, in a minute")
     parser.add_argument("--sweep", action="store_true", help="choose settings of ckl and bkl on dev, with seed 0")
     numbers: Sequence[tuple[str, float | None, str]] = (
         ("--questions", 3000, "train questions of the student"),

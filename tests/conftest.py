@@ -4,12 +4,21 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+# The first imports of a process compile nothing: jaxtyping's hook, under which Retort is imported, hides what is compiled.
+import accelerate  # noqa: F401
+import beartype.door  # noqa: F401
+import ir_measures  # noqa: F401
+import pydantic  # noqa: F401
 import pytest
+import scipy.stats  # noqa: F401
+import sentence_transformers  # noqa: F401
+import torch.distributed.tensor  # noqa: F401
 
 from kills import POINTS, lives
 from tiny_run import write_config, write_sources
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes share the tests by file, but for those that look at the finished run, which one process makes once."""
     for item in items:
