@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from retort.compute import (
     accelerator,
     batch_rows,
+    crowding,
     linear_schedule,
     load_checkpoint,
     mean_gradients,
@@ -283,6 +284,16 @@ def test_a_pin_that_cannot_be_checked_is_refused(model):
 
 
 # ---- threads and cores
+
+
+@pytest.mark.parametrize("fitting", [(1, 1, 1), (2, 1, 2), (2, 4, 8)])
+def test_threads_that_fit_the_cores_are_no_trouble(fitting):
+    assert crowding(*fitting) is None
+
+
+def test_more_threads_than_cores_come_with_the_number_that_fits():
+    assert "set OMP_NUM_THREADS=4" in str(crowding(2, 8, 8))
+    assert "start 2 processes at most" in str(crowding(3, 1, 2))
 
 
 def test_a_run_whose_processes_crowd_the_cores_says_so(monkeypatch):

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = ("records", "text", "config", "store", "tensors", "cores", "compute", "costs")  # each may import those before it
+GROUND = ("records", "text", "config", "store", "tensors", "compute", "costs", "cores")  # each may import those before it
 FAMILIES = ("data", "teachers", "students", "losses", "distil", "indexes", "evaluation")  # none imports another
 BRIDGES = {"integrations": ("losses",)}  # parts for the tools of others, with the families that each may import
 # each may import those before it

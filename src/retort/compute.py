@@ -26,7 +26,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from retort.config import Compute
-from retort.cores import crowding, usable
 from retort.store import read_json, remove, restored, write_atomic
 
 Item = TypeVar("Item")
@@ -54,9 +53,22 @@ def accelerator(settings: Compute, *, tracking: Path | None = None) -> Accelerat
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     here = int(os.environ.get("LOCAL_WORLD_SIZE") or engine.num_processes)
-    if on_cpu and engine.is_main_process and (trouble := crowding(here, torch.get_num_threads(), usable())):
+    if on_cpu and engine.is_main_process and (trouble := crowding(here, torch.get_num_threads(), usable_cores())):
         warnings.warn(trouble, stacklevel=2)
     return engine
+
+
+def crowding(processes: int, threads: int, cores: int) -> str | None:
+    """What is wrong where processes have more threads together than there are cores, in a sentence, or None."""
+    if processes * threads <= cores:
+        return None
+    way_out = f"set OMP_NUM_THREADS={cores // processes}" if processes <= cores else f"start {cores} processes at most"
+    return f"{processes} processes with {threads} threads each share {cores} cores, and wait for each other: {way_out}"
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _bfloat16(precision: str, *, on_cpu: bool) -> bool:

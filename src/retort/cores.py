@@ -1,4 +1,4 @@
-"""The cores of this machine: how many a process may use, and whether others are at work on them."""
+"""Whether other programs are at work on the cores that this one counts on."""
 
 import os
 import time
@@ -7,15 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from retort.compute import usable_cores
+
 CPU_TIMES = Path("/proc/stat")  # Linux; man 5 proc
-
-
-def crowding(processes: int, threads: int, cores: int) -> str | None:
-    """What is wrong where processes have more threads together than there are cores, in a sentence, or None."""
-    if processes * threads <= cores:
-        return None
-    way_out = f"set OMP_NUM_THREADS={cores // processes}" if processes <= cores else f"start {cores} processes at most"
-    return f"{processes} processes with {threads} threads each share {cores} cores, and wait for each other: {way_out}"
 
 
 def others_at_work(seconds: float = 0.2) -> str | None:
@@ -29,15 +23,10 @@ def others_at_work(seconds: float = 0.2) -> str | None:
     before = np.array(_cpu_times())
     time.sleep(seconds)
     passed, idle = _cpu_times() - before
-    free, wanted = (os.cpu_count() or 1) * idle / max(1, passed), min(torch.get_num_threads(), usable())
+    free, wanted = (os.cpu_count() or 1) * idle / max(1, passed), min(torch.get_num_threads(), usable_cores())
     if free > wanted - 0.5:
         return None
     return f"other programs leave {free:.1f} cores free, and this wants {wanted}: it may be several times slower beside them"
-
-
-def usable() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_times() -> tuple[int, int]:

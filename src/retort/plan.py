@@ -12,7 +12,7 @@ from retort.losses import build
 from retort.store import StageFolder, key_of
 from retort.teachers.fid.signals import ReaderSignal
 
-# Raise a stage's version when what it writes changes for the same settings; folders of another version are refused until --force.
+# Raise a stage's version when what it writes changes for the same settings: folders of another version are refused.
 VERSIONS = {
     "prepare": 1,
     "read": 1,

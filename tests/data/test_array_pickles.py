@@ -93,7 +93,7 @@ class Greedy:
 
 
 def test_a_file_cannot_ask_for_more_memory_than_it_has(tmp_path):
-    with pytest.raises(ValueError, match="positional arguments.*; expected a pickle of lists"):
+    with pytest.raises(ValueError, match=r"positional arguments.*; expected a pickle of lists"):
         read_arrays(written(tmp_path / "f", Greedy(), protocol=2))
 
 

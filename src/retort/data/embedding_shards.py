@@ -24,7 +24,8 @@ EXPECTED = "a pickle of (ids, vectors [n, D]) or of a list of (id, vector)"
 def read_shard(path: Path) -> tuple[list[str], Float[np.ndarray, "n D"]]:
     """The ids and vectors of one shard of either layout, in its order and precision.
 
-    ValueError: neither layout, a vector that is not finite."""
+    ValueError: neither layout, a vector that is not finite.
+    """
     value = read_arrays(path)
     if isinstance(value, tuple) and len(value) == 2:
         ids, vectors = value
