@@ -190,7 +190,7 @@ def test_candidates_need_an_answer_and_a_passage_without_one_where_a_loss_reads_
         ({"objectives": [{"name": "bkl"}], "negatives": {"system": "file", "window": 3}}, "prepare.candidates is not set"),
         ({"objectives": [{"name": "bkl"}], "positives": "scores"}, "no teacher is a file of scores"),
         ({"topics": 3}, "distil.topics is set and distil.batches is 'random'"),
-        ({"batches": "topics", "student": {"kind": "sparse", "model": "bert"}}, "expected a dense one"),
+        ({"batches": "topics", "student": {"kind": "sparse", "model": "bert"}}, "is sparse: expected a dense one"),
         ({"objectives": [{"name": "emdr2"}]}, r"the objective emdr2 reads log-likelihoods, .*expected the one teacher"),
         (
             {"objectives": [{"name": "cl_drd"}], "candidates": 10},
@@ -207,6 +207,23 @@ def test_candidates_need_an_answer_and_a_passage_without_one_where_a_loss_reads_
 def test_settings_that_nothing_would_read_are_refused(sources, distil, message):
     with pytest.raises(ValueError, match=message):
         check_config(config(sources, distil=distil))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (
+            {"hnsw_links": 8},
+            "index.hnsw_links is 8, which an index of kind 'flat' for a student of kind dense does not",
+        ),
+        ({"kind": "hnsw", "ivf_probes": 8}, "index.ivf_probes is 8, which an index of kind 'hnsw'"),
+        ({"exact_up_to": 8}, "index.exact_up_to is 8"),
+    ],
+)
+def test_settings_of_another_index_are_refused(sources, index, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(config(sources, index=index))
+    check_config(config(sources, index={"kind": "hnsw", "hnsw_links": 8}))
 
 
 # --- teachers behind servers

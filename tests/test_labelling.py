@@ -78,6 +78,21 @@ def test_positives_may_be_those_that_a_file_of_scores_names(sources, tmp_path):
     assert job.prepared.corpus.ids(found.passages[found.positive]) == ["p5"]
 
 
+def test_files_of_scores_that_mark_no_positives_are_refused_before_any_search(sources, tmp_path):
+    (tmp_path / "all.trec").write_text("".join(f"q{i} Q0 p{j} 1 {i + j}.5 t\n" for i in range(40) for j in range(4)))
+    chosen = config(
+        sources, rounds=1, label={"teachers": [{"kind": "run", "scores": str(tmp_path / "all.trec")}]},
+        distil={"objectives": [{"name": "bkl"}], "positives": "scores"},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="the files of scores mark no positive"):
+        run(chosen, tmp_path / "run", only=["prepare"])
+
+
+def test_a_file_of_scores_that_is_made_later_does_not_stop_prepare(sources, tmp_path):
+    chosen = config(sources, rounds=1, label={"teachers": [{"kind": "run", "scores": str(tmp_path / "later.trec")}]})
+    assert run(chosen, tmp_path / "run", only=["prepare"])["prepare"].folder.state() == "done"
+
+
 def test_candidates_may_come_in_a_file_for_each_split_that_number_their_questions_alike(sources, tmp_path):
     queries, listed = {}, {}
     for split in ("train", "dev"):

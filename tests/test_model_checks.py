@@ -27,6 +27,7 @@ def with_config(folder, **values):
 @pytest.mark.parametrize(
     ("values", "tokens", "message"),
     [
+        ({"id2label": None, "num_labels": 3}, 40, "gives 3 labels for a pair, expected 1"),
         ({"id2label": {"0": "no", "1": "yes"}}, 40, "gives 2 labels for a pair, expected 1"),
         ({}, 4000, "is given 4000 tokens, but its model has"),
         ({"architectures": ["BertModel"]}, 40, "is a SentenceTransformer, expected a CrossEncoder"),

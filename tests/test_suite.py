@@ -35,6 +35,12 @@ def test_each_system_has_a_row_each_collection_a_column_and_parts_count_as_one(f
     assert table.rows["bm25"][0] > 0.6  # words of the question stand in its passage alone
 
 
+@pytest.mark.parametrize(("asked", "named"), [("MRR@10", "RR@10"), ("AP", "AP")])
+def test_a_measure_may_go_by_another_name_and_have_no_cut(asked, named, finished, tmp_path):
+    table = evaluate_suite(finished, [collection(tmp_path / "one", [1])], asked)
+    assert (table.measure, table.datasets) == (named, ("one",))
+
+
 def test_the_command_prints_the_table(finished, tmp_path):
     result = CliRunner().invoke(app, ["suite", str(finished), str(collection(tmp_path / "one", [1])), "--measure", "RR@10"])
     assert result.exit_code == 0, result.output

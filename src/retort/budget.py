@@ -26,8 +26,9 @@ def settled(config: Config, root: Path, *, choose: bool = True) -> Config:
         return config
     file = root / KEPT
     if not file.exists() and choose:
-        keep(planned(config, root), root)
-        accelerator(config.compute).wait_for_everyone()  # all processes take what the main one has kept
+        engine = accelerator(config.compute)
+        keep(planned(config, root), root, write=engine.is_main_process)
+        engine.wait_for_everyone()  # all processes take what the main one has kept
     if not file.exists():
         return config.model_copy(update={"budget": None})
     found, wanted = read_json(file), config.budget.model_dump()
@@ -39,11 +40,15 @@ def settled(config: Config, root: Path, *, choose: bool = True) -> Config:
     return _chosen(config, found["depth"], found["precision"])
 
 
-def keep(bill: Bill, root: Path) -> None:
-    """Leave what a bill's budget chose in `root`, over an earlier choice. ValueError where nothing fits."""
+def keep(bill: Bill, root: Path, *, write: bool = True) -> None:
+    """Leave what a bill's budget chose in `root`, over an earlier choice. ValueError where nothing fits.
+
+    Of several processes one has to `write`, as all share the file.
+    """
     if bill.depth is None:
         raise ValueError(bill.chosen() if bill.budget else "the config has no budget to choose for: give budget.hours")
-    write_json(root / KEPT, {name: bill.plain()[name] for name in ("budget", "depth", "precision")})
+    if write:
+        write_json(root / KEPT, {name: bill.plain()[name] for name in ("budget", "depth", "precision")})
 
 
 def kept(root: Path) -> list[str]:

@@ -12,7 +12,7 @@ from retort.config import Split
 from retort.data import read_candidates, read_scores
 from retort.distil.curation import Curation, Positives, answer_bearing, graded, positive_rows
 from retort.job import Job
-from retort.plan import Step, reads, uses_grades
+from retort.plan import Step, marks_positives, reads, uses_grades
 from retort.prepared import CANDIDATES, Prepared
 from retort.records import Qrels, Query, Run
 
@@ -41,9 +41,9 @@ def to_label(job: Job, step: Step) -> Run:
 
 
 def known_positives(job: Job, step: Step) -> Positives:
-    """The graded passages of train questions; none unless the round asks for grades."""
-    qrels = job.prepared.qrels("train") if uses_grades(step.config) else None
-    return {} if qrels is None else positive_rows(qrels, job.prepared.corpus)
+    """The passages of train questions that are marked as positives; none unless the round reads such marks."""
+    marked = _grades(job, step, "train") if marks_positives(step.config) else None
+    return {} if marked is None else positive_rows(marked, job.prepared.corpus)
 
 
 def with_positives(run: Run, positives: Positives) -> Run:
@@ -95,11 +95,13 @@ def as_ranked(run: Run, candidates: Run, name: str) -> Run:
 
 
 def _grades(job: Job, step: Step, split: str) -> Qrels | None:
-    """What says which candidates are positives, None where answers do."""
+    """What marks the positives of a split's questions, None where answers do."""
     prepared = job.prepared
     if step.config.distil.positives == "scores":
         files = [teacher.scores for teacher in step.config.label.teachers if teacher.scores is not None]
-        return read_scores(files[0], prepared.queries, prepared.corpus).grades
+        found = [read_scores(file, prepared.queries, prepared.corpus).grades.grades for file in files]
+        asked = [query.id for query in prepared.splits[split]]
+        return Qrels({query: {k: v for grades in found for k, v in grades.get(query, {}).items()} for query in asked})
     return prepared.qrels(split) if uses_grades(step.config) else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 
 from retort import compute
-from retort.config import Config, Distil, Negatives
+from retort.config import Config, Distil, Index, Negatives
 from retort.data import check_source
 from retort.evaluation.measure_names import check_measures
 from retort.evidence import headline, measures_of
@@ -26,6 +26,8 @@ PASSAGE_SIDE = (
     "skip_punctuation",
 )  # fmt: skip
 INDEXES = {"dense": ("flat", "hnsw", "ivf"), "sparse": ("flat", "seismic"), "late_interaction": ("flat", "hnsw", "ivf")}
+
+APPROXIMATE = ("hnsw", "ivf", "seismic")  # what the settings of each begin with
 
 
 def check_config(config: Config) -> None:
@@ -46,8 +48,10 @@ def check_config(config: Config) -> None:
     for since, sections in config.overrides.items():
         if fixed := sorted(set(sections) - set(ROUNDS_ONLY)):
             raise ValueError(f"overrides.{since} changes {fixed}, expected sections of a round, {ROUNDS_ONLY}: move it up")
+    _check_index(config)  # of round 0
     for number in range(1, config.rounds + 1):
         _check_round(config.of_round(number))
+        _check_topics(config.of_round(number).distil, config.of_round(number - 1).distil)
         _check_refresh(config, number)
 
 
@@ -119,7 +123,8 @@ def check_candidates(candidates: Run, prepared: Prepared, config: Config) -> Non
         if single:
             raise ValueError(
                 f"{len(single)} questions have one candidate, among them {single[:5]}: the signal loop leaves one out of "
-                "several, expected two for each; raise retrieve.depth, or take pdist"
+                "several, expected two for each; add 'student' to retrieve.first, which finds some for all, take these "
+                "questions out, or take pdist"
             )
     for split in ("train", "dev"):
         if not any(map(teaches, prepared.splits[split])):
@@ -152,7 +157,6 @@ def _check_round(config: Config) -> None:
     if config.distil.negatives.system == "file" and config.prepare.candidates is None:
         raise ValueError("distil.negatives.system is 'file', but prepare.candidates is not set: name the file of candidates")
     _check_objectives(config)
-    _check_topics(config.distil)
     _check_unused(config.distil, reads(config))
     _check_index(config)
     for number, teacher in enumerate(config.label.teachers):
@@ -182,7 +186,9 @@ def _check_objectives(config: Config) -> None:
             )
         if one.name == "emdr2":
             teachers = [(teacher.kind, teacher.signal) for teacher in config.label.teachers]
-            if teachers != [("fid", "emdr2")] or config.label.entropy or one.teacher_temperature:
+            stored = [kind for kind, _ in teachers] == ["run"]  # the labels of an earlier run
+            raw = not config.label.entropy and one.teacher_temperature in (None, 1.0)
+            if not (stored or teachers == [("fid", "emdr2")]) or not raw:
                 raise ValueError(
                     f"the objective emdr2 reads log-likelihoods, and the teachers are {teachers}: expected the one teacher "
                     "{kind: fid, signal: emdr2}, no label.entropy and no teacher_temperature; or take kl"
@@ -190,7 +196,7 @@ def _check_objectives(config: Config) -> None:
 
 
 def _check_index(config: Config) -> None:
-    """An index that suits the vectors of the student, and is installed."""
+    """An index that suits the vectors of the student, is installed, and reads what is set."""
     kind, suited = config.index.kind, INDEXES[config.distil.student.kind]
     if kind not in suited:
         raise ValueError(
@@ -198,6 +204,14 @@ def _check_index(config: Config) -> None:
         )
     if kind == "seismic" and find_spec("seismic") is None:
         raise ValueError("index.kind is 'seismic', which needs Seismic: pip install 'retort-ir[seismic]'")
+    for name, value in config.index:
+        owner = name.split("_")[0]
+        idle = kind != owner if owner in APPROXIMATE else name != "kind" and config.distil.student.kind != "late_interaction"
+        if idle and value != Index.model_fields[name].default:
+            raise ValueError(
+                f"index.{name} is {value}, which an index of kind {kind!r} for a student of kind "
+                f"{config.distil.student.kind} does not read: leave it out, or change index.kind"
+            )
 
 
 def _check_refresh(config: Config, number: int) -> None:
@@ -225,10 +239,13 @@ def _check_refresh(config: Config, number: int) -> None:
         )
 
 
-def _check_topics(distil: Distil) -> None:
-    """Topics are of vectors, one of each passage."""
-    if distil.batches == "topics" and distil.student.kind != "dense":
-        raise ValueError(f"distil.batches is 'topics' and the student is {distil.student.kind}: expected a dense one")
+def _check_topics(distil: Distil, before: Distil) -> None:
+    """Topics are of the vectors of the student before, one of each passage."""
+    for kind in (before.student.kind, distil.student.kind):
+        if distil.batches == "topics" and kind != "dense":
+            raise ValueError(
+                f"distil.batches is 'topics' and the student, or that of the round before, is {kind}: expected a dense one"
+            )
     if distil.batches == "random" and distil.topics is not None:
         raise ValueError("distil.topics is set and distil.batches is 'random': set it to 'topics', or unset the number")
 

@@ -170,7 +170,10 @@ def main() -> None:
     """The entry point: errors of the user's input in one paragraph without a traceback, exit code 2."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    warnings.showwarning = lambda message, *rest, **named: say("warning", message)
+    if _is_main():
+        warnings.showwarning = lambda message, *rest, **named: say("warning", message)
+    else:
+        warnings.simplefilter("ignore")
     try:
         app()
     except (ValueError, FileNotFoundError, BlockingIOError, ImportError) as error:
@@ -201,7 +204,7 @@ def _work(
             say("warning: it could not start here", error)
         print_states(steps, only or list(steps), as_json)
         return
-    main = int(os.environ.get("LOCAL_RANK", "0")) == 0  # under torchrun one process speaks
+    main = _is_main()
     console = Console(stderr=True, quiet=as_json or not main, markup=False, highlight=False, soft_wrap=True)
     if busy := others_at_work():
         console.print(f"warning: {busy}")
@@ -217,6 +220,11 @@ def _work(
         print_results(root, as_json)
     elif main:
         print_states(steps, only or list(steps), as_json)
+
+
+def _is_main() -> bool:
+    """Whether this process is the one that speaks, of those that torchrun started."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def _wanted(step: Step, chosen: tuple[str, int | None]) -> bool:

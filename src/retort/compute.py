@@ -1,4 +1,4 @@
-"""Device, precision, processes, checkpoints, costs: every fact about the hardware, and every world-size factor, is here.
+"""Device, precision, processes, checkpoints: every fact about the hardware, and every world-size factor, is here.
 
 The engine is accelerate: the same code runs in one process, under `accelerate launch` and under `torchrun`.
 """
@@ -53,7 +53,7 @@ def accelerator(settings: Compute, *, tracking: Path | None = None) -> Accelerat
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     here = int(os.environ.get("LOCAL_WORLD_SIZE") or engine.num_processes)
-    if on_cpu and engine.is_main_process and (trouble := crowding(here, torch.get_num_threads(), usable_cores())):
+    if on_cpu and engine.is_main_process and (trouble := crowding(here, torch.get_num_threads(), os.cpu_count() or 1)):
         warnings.warn(trouble, stacklevel=2)
     return engine
 
@@ -64,11 +64,6 @@ def crowding(processes: int, threads: int, cores: int) -> str | None:
         return None
     way_out = f"set OMP_NUM_THREADS={cores // processes}" if processes <= cores else f"start {cores} processes at most"
     return f"{processes} processes with {threads} threads each share {cores} cores, and wait for each other: {way_out}"
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _bfloat16(precision: str, *, on_cpu: bool) -> bool:
@@ -190,7 +185,7 @@ def freeze_lowest(encoder: Module, layers: int, setting: str) -> None:
 
 
 def mean_gradients(parameters: Iterable[Parameter], accelerator: Accelerator) -> None:
-    """Every gradient becomes its mean over the processes, in place; with even shares, the gradient of the whole batch.
+    """Every gradient becomes its mean over the processes, in place: of losses that were multiplied by their number, the sum.
 
     For models that are trained without a DistributedDataParallel wrapper, because their gradient is made in several
     backward passes (gradient caching) and must be exchanged once. The gradients travel as one flat tensor.

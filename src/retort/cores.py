@@ -1,4 +1,4 @@
-"""Whether other programs are at work on the cores that this one counts on."""
+"""The cores that a process may use, and whether other programs are at work on them."""
 
 import os
 import time
@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from retort.compute import usable_cores
-
 CPU_TIMES = Path("/proc/stat")  # Linux; man 5 proc
+
+
+def usable() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def others_at_work(seconds: float = 0.2) -> str | None:
@@ -23,13 +26,17 @@ def others_at_work(seconds: float = 0.2) -> str | None:
     before = np.array(_cpu_times())
     time.sleep(seconds)
     passed, idle = _cpu_times() - before
-    free, wanted = (os.cpu_count() or 1) * idle / max(1, passed), min(torch.get_num_threads(), usable_cores())
+    if not passed:  # a sandbox that does not tell
+        return None
+    free, wanted = usable() * idle / passed, min(torch.get_num_threads(), usable())
     if free > wanted - 0.5:
         return None
     return f"other programs leave {free:.1f} cores free, and this wants {wanted}: it may be several times slower beside them"
 
 
 def _cpu_times() -> tuple[int, int]:
-    """What all cores have spent together since the start, and how much of it idle or waiting for a disk, in one unit."""
-    spent = list(map(int, CPU_TIMES.read_text().split()[1:9]))
-    return sum(spent), spent[3] + spent[4]
+    """What the usable cores have spent since the start, and how much of it idle or waiting for a disk, in one unit."""
+    mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    lines = [line.split() for line in CPU_TIMES.read_text().splitlines() if line.partition(" ")[0] in mine]
+    spent = np.array([[int(ticks) for ticks in line[1:9]] for line in lines]).sum(axis=0)
+    return int(spent.sum()), int(spent[3] + spent[4])

@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,16 +56,16 @@ def _add_cost(folder: Path, meter: Meter) -> None:
 
 def forget_peak() -> None:
     """`peak_megabytes` counts from here, on a GPU and on Linux; elsewhere a process's peak cannot be set back."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
-    if PEAK_RESET.exists():
+    with suppress(OSError):  # not Linux, or a sandbox that forbids it
         PEAK_RESET.write_text("5")
 
 
 def peak_megabytes() -> float:
     """The most memory that this process has held since `forget_peak`, in MB; of the GPU where one is used."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 1e6
-    if PROCESS.exists():
-        return float(re.findall(r"VmHWM:\s+(\d+) kB", PROCESS.read_text())[0]) * 1024 / 1e6
+    if PROCESS.exists() and (peak := re.search(r"VmHWM:\s+(\d+) kB", PROCESS.read_text())):  # not in every sandbox
+        return float(peak[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)  # bytes on a Mac

@@ -50,10 +50,17 @@ def bill(
     lines = []
     for step in steps.values():
         if step.stage in LINES:
-            depth = step.config.label.depth
-            work = Work(step, questions, passages, min(depth, deepest or depth), speeds[step.round])
+            work = Work(step, questions, passages, _labelled(step, steps, passages, deepest), speeds[step.round])
             lines.append(replace(LINES[step.stage](work), memory=memory(work)))
     return lines
+
+
+def _labelled(step: Step, steps: Mapping[str, Step], passages: int, deepest: int | None) -> int:
+    """The candidates of a question that get labels, at most: those that were found, or a lone file's own."""
+    label = step.config.label
+    alone = [teacher.kind for teacher in label.teachers] == ["run"]
+    before = steps[f"round-{max(0, step.round - 1)}/retrieve"].config
+    return min(label.depth, passages, deepest or label.depth, label.depth if alone else before.retrieve.depth)
 
 
 def refreshes(config: Config, questions: Mapping[str, int], passages: int, speeds: Speeds) -> dict[str, float]:
@@ -103,7 +110,9 @@ def _indexing(work: Work) -> Line:
 
 
 def _retrieving(work: Work) -> Line:
-    disk = 16 * work.asked * work.step.config.retrieve.depth
+    config, first = work.step.config, work.step.round == 0
+    runs = 2 + first * (1 + ("file" in config.retrieve.first))  # the student's, the candidates, BM25's, the user's
+    disk = 8 * runs * work.asked * config.retrieve.depth
     return Line(work.step.name, work.asked, "questions", 0, _searching(work), disk)
 
 
@@ -135,7 +144,8 @@ def _labelling(work: Work) -> Line:
     seen = len(local) * pairs
     seconds = sum((pairs / speed for speed in local), 0.0) + sum(one.seconds for one in servers)
     tokens = seen * (reader.string_tokens if reader else work.speeds.student.passage_tokens) + request_tokens
-    files = 1 if len(config.label.teachers) == 1 else len(config.label.teachers) + 1  # of each teacher, and all fused
+    teachers, label = len(config.label.teachers), config.label
+    files = 1 if teachers == 1 and label.entropy is None else teachers + 1  # of each teacher, and all fused
     return Line(
         work.step.name, seen + requests, "teacher calls", round(tokens), seconds, 8 * pairs * files, requests=requests,
         request_tokens=request_tokens, money=sum((one.money for one in servers), 0.0),
@@ -152,7 +162,8 @@ def _distilling(work: Work) -> Line:
     """The passages of dev are encoded at every evaluation; where the query side alone is trained, they are stored ones."""
     distil, student = work.step.config.distil, work.speeds.student
     alone, times = distil.student.query_side is not None, distil.steps // distil.evaluate_every + 1
-    items, unit = distil.steps * distil.batch * (1 if alone else distil.candidates), "questions" if alone else "candidates"
+    drawn = 1 if alone else min(distil.candidates, work.depth)
+    items, unit = distil.steps * distil.batch * drawn, "questions" if alone else "candidates"
     tokens = items * (student.query_tokens if alone else student.passage_tokens)
     dev = 0 if alone else min(work.passages, work.questions["dev"] * work.depth)
     seconds = student.distilled.seconds(items) + student.encoded.seconds(times * dev)

@@ -127,7 +127,7 @@ def _labelling(work: Work) -> float | int:
 def _distilling(work: Work) -> float | int:
     """The student in training, activations, and the encodings of all passages of a step with their gradients."""
     distil, student = work.step.config.distil, work.speeds.student
-    passages = min(work.passages, distil.batch * distil.candidates)
+    passages = min(work.passages, distil.batch * min(distil.candidates, work.depth))
     encodings = 8 * passages * PASSAGE_FLOATS[distil.student.kind](student)
     texts = (distil.batch, student.query_tokens) if distil.student.query_side else (passages, student.passage_tokens)
     held = in_step(*texts, distil, work.speeds.device)

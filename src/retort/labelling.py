@@ -17,7 +17,7 @@ from retort.data import read_scores
 from retort.data.scores import TeacherScores
 from retort.job import Job
 from retort.making import client_of, made_teacher
-from retort.plan import Step
+from retort.plan import Step, marks_positives
 from retort.prepared import Prepared
 from retort.records import Group, Query, Run
 from retort.store import COST, PARTS, read_json, write_json, write_parts
@@ -120,9 +120,8 @@ def looked_at(job: Job, step: Step, labels: Run, reader: Reader) -> dict[str, li
     shown = job.prepared.groups(labels, (splits.get("test") or splits["dev"])[:MOST_MAPS], depth=6)
     teacher = fid_teacher(job, step, reader)
     maps = {group.query.id: teacher.looked_at(group) for group in shown if group.passages}
-    return {
-        query: looked for query, looked in maps.items() if looked
-    }  # a slow tokenizer does not tell where its tokens stand
+    # a slow tokenizer does not tell where its tokens stand
+    return {query: looked for query, looked in maps.items() if looked}
 
 
 def teacher_names(config: Config) -> str:
@@ -138,10 +137,26 @@ def teacher_names(config: Config) -> str:
 
 
 def check_files(config: Config, prepared: Prepared) -> None:
-    """ValueError where a file of scores, of any round, could not be trained on: read early, as its round may be late."""
-    teachers = [one for number in range(1, config.rounds + 1) for one in config.of_round(number).label.teachers]
-    for file, squashed in dict.fromkeys((one.scores, one.squashed) for one in teachers if one.scores is not None):
-        _check_pairs(_read_scores(file, squashed, prepared).run, file, prepared)
+    """ValueError where a file of scores, of any round, could not be trained on: read early, as its round may be late.
+
+    A file that is not there yet, as what is retrieved has to be scored first, is left to its label stage.
+    """
+    rounds = [config.of_round(number) for number in range(1, config.rounds + 1)]
+    marked: dict[str, int] = {}
+    for file, squashed in dict.fromkeys(
+        (one.scores, one.squashed) for settings in rounds for one in settings.label.teachers
+    ):
+        if file is not None and (file.startswith("hf:") or Path(file).exists()):
+            found = _read_scores(file, squashed, prepared)
+            _check_pairs(found.run, file, prepared)
+            marked[file] = len(found.grades)
+    for settings in rounds:
+        counts = [marked.get(one.scores) for one in settings.label.teachers if one.scores is not None]
+        if settings.distil.positives == "scores" and marks_positives(settings) and not any(n is None or n for n in counts):
+            raise ValueError(
+                "distil.positives is 'scores', and the files of scores mark no positive: expected such as FlagEmbedding's "
+                "`pos`; give another file, or set it to 'answers' or 'qrels'"
+            )
 
 
 def _file_scores(job: Job, step: Step, settings: TeacherSettings, candidates: Run, aside: Counter[str]) -> Run:

@@ -14,10 +14,10 @@ from retort.teachers.fid.signals import ReaderSignal
 
 # Raise a stage's version when what it writes changes for the same settings: folders of another version are refused.
 VERSIONS = {
-    "prepare": 1,
-    "read": 1,
+    "prepare": 2,
+    "read": 2,
     "label": 3,
-    "distil": 1,
+    "distil": 2,
     "encode": 1,
     "index": 1,
     "retrieve": 1,
@@ -149,6 +149,11 @@ def uses_grades(config: Config) -> bool:
     return config.distil.positives == "qrels" and "positive" in reads(config)
 
 
+def marks_positives(config: Config) -> bool:
+    """Whether an objective of a round reads positives that somebody marked: in grades, or in a teacher's file of scores."""
+    return config.distil.positives != "answers" and "positive" in reads(config)
+
+
 def only_graded(config: Config) -> set[str]:
     """The splits of which questions without grades are left out: those that could not be trained on, or measured."""
     train = any(uses_grades(config.of_round(number)) for number in range(1, config.rounds + 1))
@@ -179,7 +184,7 @@ def _section(config: Config, stage: str, number: int) -> dict[str, Any]:
         section["label"] = {**whole["label"], "require_answer": None}  # only distil asks
         for teacher in section["label"]["teachers"]:  # where a server is, and how patiently it is asked, changes no label
             teacher["server"] = teacher["server"] and teacher["server"]["extra"]
-        section["positives"] = uses_grades(config)
+        section["positives"] = marks_positives(config)
         section["models"] = {name: fingerprint(name) for name in models_of(config)}
         section["scores"] = {file: fingerprint(file) for file in score_files(config)}
     if stage == "distil":

@@ -58,9 +58,10 @@ def index_passages(job: Job, step: Step) -> dict[str, Any]:
     """The facts of a round's index stage: an index of its vectors, or a copy of the one that the kept vectors have."""
     kind, passages, kept = kind_of(job, step.round), passages_of(job, step.round), stored_round(step.config, step.round)
     stays = job.steps[f"round-{step.round}/encode"].folder.manifest().get(MADE_BY) != step.round
-    if kept is not None and stays and job.steps[f"round-{kept}/index"].config.index == step.config.index:
+    before = job.steps[f"round-{kept}/index"] if kept is not None and stays else None
+    if before and before.folder.state() == "done" and before.config.index == step.config.index:
         own = shutil.ignore_patterns(MANIFEST, STARTED, COST, BM25)
-        shutil.copytree(job.path(kept, "index"), step.path, ignore=own, dirs_exist_ok=True)
+        shutil.copytree(before.path, step.path, ignore=own, dirs_exist_ok=True)
         built = kind.load(step.path, passages)
     else:
         built = kind.build(passages, step.config.index, step.config.seed)
@@ -143,7 +144,8 @@ def _fresh(
 ) -> Callable[[Int32[np.ndarray, "_"]], Any]:
     """What gives the fresh vectors of any of the wanted rows as parts: those that the stage left, others made in memory."""
     kind, folder, settings = kind_of(job, step.round), step.path / FRESH, step.config.encode
-    stored = np.load(folder / ROWS) if (folder / ROWS).exists() else np.empty(0, np.int32)
+    kept = (folder / ROWS).exists() and read_json(folder / PRECISION) == job.precision_name  # else all are made anew
+    stored = np.load(folder / ROWS) if kept else np.empty(0, np.int32)
     missing = np.setdiff1d(wanted, stored)
     held = [kind.open(folder / PARTS)] if len(stored) else []
     if len(missing):

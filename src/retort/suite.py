@@ -34,10 +34,10 @@ def evaluate_suite(root: Path, folders: Sequence[Path], measure: str, *, bars: B
     names = [_dataset(folder) for folder in folders]
     if len(set(names)) < len(names):
         raise ValueError(f"the collections are called {names}, expected different names: rename a folder")
-    check_measures([measure])
-    collections = [_collection(folder, measure) for folder in folders]
+    [measure] = check_measures([measure])
     if not (root / "report" / "best.json").is_file():
         raise ValueError(f"{root} holds no finished run, expected report/best.json: run `retort run` to its end first")
+    collections = [_collection(folder, measure) for folder in folders]
     config = load(root / "config.json")
     best = read_json(root / "report" / "best.json")["round"]
     job = Job({}, compute.accelerator(config.compute), bars)
@@ -80,7 +80,7 @@ def _measured(
 ) -> dict[str, dict[str, float]]:
     """The measure of each system on one collection."""
     corpus, queries = Corpus.from_passages(read_corpus(str(collection.folder))), collection.queries
-    depth = 1 + max(DEPTH, *map(int, re.findall(r"@(\d+)$", measure)))
+    depth = 1 + max([DEPTH, *map(int, re.findall(r"@(\d+)$", measure))])
     runs = [bm25_index(corpus, bm25).search(queries, depth, name="bm25")]
     passages = list(corpus)
     for name, student in students.items():

@@ -87,7 +87,9 @@ def test_ms_marco_queries_have_no_answers(tmp_path):
     ("given", "answers", "target"),
     [
         ({"answers": ["a", "b"], "target": "b"}, ("a", "b"), "b"),
-        ({"answers": [], "target": "b"}, (), "b"),
+        ({"answers": [], "target": "b"}, ("b",), None),
+        ({"answers": "", "target": "b"}, ("b",), None),
+        ({"answers": ["a"], "target": 3}, ("a",), None),
         ({"answers": ["a"], "target": None}, ("a",), None),
         ({"target": "b"}, ("b",), None),
     ],

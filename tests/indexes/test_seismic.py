@@ -60,6 +60,20 @@ def test_a_query_without_weights_finds_nothing_and_does_not_shift_the_others(ind
     assert [len(one) for one in index.search(csr_array((2, 200)), 5)[1]] == [0, 0]
 
 
+def test_no_queries_find_nothing(index):
+    assert index.search(csr_array((0, 200)), 5) == ([], [])
+
+
+def test_vocabularies_beyond_16_bits_are_searched_too(tmp_path):
+    """XLM-R has 250,002 entries."""
+    wide = SparseParts.of(csr_array(([1.0, 2.0], [70_000, 99_999], [0, 1, 2]), (2, 100_000)))
+    index = SeismicIndex.build(wide)
+    index.save(tmp_path)
+    asked = csr_array(([1.0], [99_999], [0, 1]), (1, 100_000))
+    for one in (index, SeismicIndex.load(tmp_path, wide)):
+        assert plain(one.search(asked, 5)) == [[[2.0]], [[1]]]
+
+
 def test_a_loaded_index_finds_what_the_saved_one_found(index, tmp_path):
     index.save(tmp_path)
     assert plain(SeismicIndex.load(tmp_path, PARTS).search(QUERIES, 10)) == plain(index.search(QUERIES, 10))

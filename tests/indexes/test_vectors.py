@@ -52,7 +52,7 @@ def test_a_missing_part_in_between_is_named(tmp_path):
 
 
 def test_a_folder_without_parts_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"holds 0 vector parts, but not part-00000\.npy"):
+    with pytest.raises(ValueError, match=r"holds 0 parts of dense vectors, but not part-00000\.npy"):
         VectorParts.open(tmp_path)
 
 

@@ -64,7 +64,11 @@ def test_a_weight_of_another_shape_is_named_with_both_shapes(changed):
         load(path)
 
 
-@pytest.mark.parametrize("name", ["pooler.dense.bias", "encoder.embeddings.position_ids", "model.visual.patch.weight"])
+@pytest.mark.parametrize(
+    "name",
+    ["pooler.dense.bias", "encoder.embeddings.position_ids", "model.visual.patch.weight",
+     "transformer.h.0.attn.bias", "transformer.h.0.attn.attention.bias"],  # GPT-J's and GPT-Neo's masks
+)  # fmt: skip
 def test_what_no_teacher_reads_may_stand_beside_the_weights(changed, name):
     load(changed(lambda weights: weights.update({name: torch.ones(2)})))
 

@@ -93,12 +93,6 @@ class Judge(Section):
         return {"repeats": 1, **given} if isinstance(given, dict) and given.get("form") == "grades" else given
 
     @model_validator(mode="after")
-    def _none_is_alone(self) -> "Judge":
-        if self.window < 3:  # of three passages in windows of two, one would be alone
-            raise ValueError(f"windows of {self.window} passages, expected 3 or more: set window higher")
-        return self
-
-    @model_validator(mode="after")
     def _repeats_differ(self) -> "Judge":
         if self.repeats > 1 and self.form == "grades" and not self.temperature:
             raise ValueError("repeated grades at temperature 0 are the same: set temperature, or repeats to 1")

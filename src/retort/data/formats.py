@@ -1,6 +1,6 @@
 """The formats that are understood, each recognised by its content, and how its rows are read one by one.
 
-What the rows mean (a passage, a query, a grade) is decided in `readers.py`, by their columns.
+What the rows mean (a passage, a query, a grade) is decided by their columns, in `passages.py` and others beside it.
 """
 
 import csv

@@ -53,14 +53,19 @@ def identified(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
 
 
 def _found(query_id: str, row: Row) -> _Found:
+    """A target stands beside the answers; where there are none, or an empty cell of them, it is the only answer."""
     split = str(row.get(("split",)) or "")
-    query = Query(query_id, row.string(QUESTION), _answers(row), _target(row))
-    return _Found(query, SPLITS.get(split, split), row.where)
+    answers, target = _answers(row, ANSWERS), row.get(TARGET)
+    if not answers:
+        answers, target = _answers(row, TARGET), None
+    said = target and isinstance(target, str | list | dict)  # a number is a label of another kind
+    target = row.string(TARGET) if said else None
+    return _Found(Query(query_id, row.string(QUESTION), answers, target), SPLITS.get(split, split), row.where)
 
 
-def _answers(row: Row) -> tuple[str, ...]:
-    """The answers of a row: a list, one alone, SQuAD's {"text": [...]} (each once), or a list written as a string."""
-    value = row.get(ANSWERS + TARGET)
+def _answers(row: Row, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """The answers in the columns: a list, one alone, SQuAD's {"text": [...]} (each once), or a list written as a string."""
+    value = row.get(columns)
     once = isinstance(value, dict)
     if once:
         value = Row(value, row.where).need(("text",))
@@ -70,11 +75,6 @@ def _answers(row: Row) -> tuple[str, ...]:
         value = [] if value is None else [value]
     answers = [Row({"answer": answer}, row.where).string(("answer",)) for answer in value]
     return tuple(dict.fromkeys(answers) if once else answers)
-
-
-def _target(row: Row) -> str | None:
-    """FiD's target beside the answers; None where there is none, where its cell is empty, or where it is the only answer."""
-    return row.string(TARGET) if row.get(ANSWERS) is not None and row.get(TARGET) not in (None, "") else None
 
 
 def _listed(cell: str) -> list[Value]:

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from retort.compute import batch_rows
 from retort.distil.curation import Curation
@@ -33,10 +34,10 @@ class Examples:
         drawn = batch_rows(len(self), batch, step, seed) if self.topics is None else self.topics.rows(batch, step, seed)
         return drawn.tolist()
 
-    def by_topic(self, place: Place, count: int, seed: int) -> "Examples":
-        """The same in batches of `count` topics: of the passages labelled best, which stand where `place` says."""
+    def topics_of(self, place: Place, count: int, seed: int) -> Int64[np.ndarray, "n"]:
+        """One of `count` topics for each query: that of the passage labelled best, which stands where `place` says."""
         best = np.array([one.passages[int(one.scores.argmax())] for one in self.kept], np.int32)
-        return replace(self, topics=Topics(clustered(place(best), count, seed)))
+        return clustered(place(best), count, seed)
 
 
 def examples(labels: Run, queries: Sequence[Query], corpus: Corpus, curation: Curation | None = None) -> Examples:

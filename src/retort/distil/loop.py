@@ -32,12 +32,12 @@ from retort.distil.method import Method, RowLosses
 from retort.distil.ranks import Renewal
 from retort.distil.roster import Roster
 from retort.distil.sampling import SAMPLERS
-from retort.distil.topics import BATCHES, Place
+from retort.distil.topics import BATCHES, Place, Topics
 from retort.records import Corpus, Query, Run
 from retort.store import StepLog, write_atomic
 from retort.tensors import Batch, Student
 
-MODEL, CHECKPOINT, LOG = "model", "checkpoint", "log.jsonl"
+MODEL, CHECKPOINT, LOG, TOPICS = "model", "checkpoint", "log.jsonl", "topics.npy"
 Validate = Callable[[Student], float]
 Progress = Callable[[int, Mapping[str, float]], None]
 
@@ -99,7 +99,7 @@ def train(
     data = examples(labels, queries, corpus, curation)
     if settings.batches == "topics":
         assert place is not None
-        data = data.by_topic(place, settings.topics or len(data) // (BATCHES * settings.batch), seed)
+        data = _by_topic(data, place, settings, seed, folder / TOPICS, accelerator)
     run = _Training.prepared(Roster.of(student), method, settings, seed, folder, accelerator)
     found = load_checkpoint(accelerator, folder / CHECKPOINT)
     position = Position(**found) if found else Position()
@@ -124,6 +124,21 @@ def train(
                 save_checkpoint(accelerator, folder / CHECKPOINT, asdict(position))
     run.release()
     return Trained(position.best_step, position.best_value, position.step, len(data), data.dropped, data.removed)
+
+
+def _by_topic(data: Examples, place: Place, settings: Distil, seed: int, path: Path, accelerator: Accelerator) -> Examples:
+    """The examples in batches of one topic, which the main process finds once and keeps.
+
+    K-means is not the same on all machines to the last bit, and batches have to be, in all processes and after a kill.
+    """
+    if accelerator.is_main_process and not path.exists():
+        found = data.topics_of(place, settings.topics or len(data) // (BATCHES * settings.batch), seed)
+        with write_atomic(path) as temporary, temporary.open("wb") as file:
+            np.save(file, found)
+    accelerator.wait_for_everyone()
+    data = replace(data, topics=Topics(np.load(path)))
+    data.rows(settings.batch, 0, seed)  # refuses too few questions for a batch before anything is trained
+    return data
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32
 from threadpoolctl import ThreadpoolController
 
-from retort.compute import usable_cores
+from retort.cores import usable
 
 BLAS = ThreadpoolController()  # of the libraries that NumPy and SciPy have loaded
 Block = TypeVar("Block")
@@ -38,7 +38,7 @@ def best_of_blocks(
     >>> best_of_blocks(blocks, lambda _, block: block, queries=1, passages=4, k=3, query_batch=8)[1].tolist()
     [[3, 1, 0]]
     """
-    available = usable_cores()
+    available = usable()
     query_batch = max(1, min(query_batch, math.ceil(queries / available)))
     spans = [slice(start, min(start + query_batch, queries)) for start in range(0, queries, query_batch)]
     best = [_Best(span.stop - span.start, k) for span in spans]

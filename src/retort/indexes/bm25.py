@@ -122,6 +122,8 @@ class BM25Index:
         try:
             found = word_weights(passages, k1=settings.k1, b=settings.b, scratch=scratch)
         except ValueError as error:
+            if numbers:  # there are words, so it is the corpus that cannot be read
+                raise
             raise ValueError(
                 f"{error} to index with stopwords={settings.stopwords!r}: give a corpus with text, or other stop words"
             ) from error

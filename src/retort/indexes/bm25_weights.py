@@ -4,6 +4,7 @@ Two passes, a counting sort: blocks of passages are counted into one temporary f
 others. Memory holds one block, the lengths of the passages (4 bytes each) and a few numbers for each word.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -112,4 +113,6 @@ def _laid_out(
 
 def _mapped(entries: int, kind: type[np.generic], scratch: Path | None) -> np.ndarray:
     with TemporaryFile(dir=scratch) as file:
+        if hasattr(os, "posix_fallocate"):  # a hole that a full disk cannot fill would end the process without an error
+            os.posix_fallocate(file.fileno(), 0, max(1, entries) * np.dtype(kind).itemsize)
         return np.memmap(file, kind, "w+", shape=(entries,))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +25,7 @@ from retort.store import read_json, remove, write_json
 
 RECORD_FILE, FILE = "seismic.json", "blocks"
 SUFFIX = ".index.seismic"  # which Seismic adds to a name that it saves under
+SHORT = 2**16
 BLOCK_ROWS = 32_768  # passages handed over at once
 
 
@@ -50,13 +52,12 @@ class SeismicIndex:
     @classmethod
     def build(cls, vectors: SparseParts, *, query_terms: int = 30, heap_factor: float = 0.7) -> "SeismicIndex":
         """An index over `vectors`, held in memory. ImportError where Seismic is not installed."""
-        seismic = _seismic()
-        held = seismic.SeismicDataset(dim=vectors.shape[1])
+        held = _kind("SeismicDataset", vectors.shape[1])(dim=vectors.shape[1])
         with _silent():
             for first_row, block in vectors.blocks(BLOCK_ROWS):
                 ids = [str(first_row + row) for row in range(block.indptr.size - 1)]
                 held.add_documents_by_id(ids, block.indices.astype(np.int64), block.data, block.indptr.astype(np.int64))
-            return cls(vectors, seismic.SeismicIndex.build_from_dataset(held), query_terms, heap_factor)
+            return cls(vectors, _kind("SeismicIndex", vectors.shape[1]).build_from_dataset(held), query_terms, heap_factor)
 
     def save(self, folder: Path) -> None:
         """Writes the index into `folder`, its record last; the vectors stay in their parts."""
@@ -80,7 +81,7 @@ class SeismicIndex:
                 f"{vectors.shape[0]} of {vectors.shape[1]} were given: build the index again from these vectors"
             )
         with _silent():
-            blocks = _seismic().SeismicIndex.load(str(folder / (FILE + SUFFIX)))
+            blocks = _kind("SeismicIndex", record["width"]).load(str(folder / (FILE + SUFFIX)))
         return cls(vectors, blocks, record["query_terms"], record["heap_factor"])
 
     def __len__(self) -> int:
@@ -107,7 +108,7 @@ class SeismicIndex:
     def _candidates(self, queries: csr_array, k: int) -> list[Int32[np.ndarray, "_"]]:
         """The rows that Seismic finds for each query; none for one without weights."""
         string = _seismic().get_seismic_string()
-        spans = np.split(np.arange(len(queries.indices)), queries.indptr[1:-1])
+        spans = [np.arange(first, end) for first, end in pairwise(queries.indptr.tolist())]
         asked = [number for number, span in enumerate(spans) if len(span)]
         found = [np.empty(0, np.int32) for _ in spans]
         if asked:
@@ -128,6 +129,11 @@ class SeismicIndex:
         best = np.argsort(-scores, kind="stable")
         best = best[scores[best] > 0]
         return scores[best], rows[best]
+
+
+def _kind(name: str, width: int) -> Any:  # noqa: ANN401 (an optional package's class)
+    """Seismic's class for vectors of this width: a component is a number of 16 bits, in its LV classes one of 32."""
+    return getattr(_seismic(), name if width <= SHORT else f"{name}LV")
 
 
 def _seismic() -> ModuleType:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Int
 
-from retort.indexes.parts import located
+from retort.indexes.parts import DENSE, located, part_paths
 from retort.store import write_atomic
 
 
@@ -41,14 +41,7 @@ class VectorParts:
     @classmethod
     def open(cls, folder: Path) -> "VectorParts":
         """The parts that `write_part` put into `folder`, memory-mapped. ValueError where one is missing in between."""
-        found = sorted(folder.glob("part-*.npy"))
-        expected = [part_path(folder, number) for number in range(len(found))]
-        if not found or found != expected:
-            missing = min({*expected, part_path(folder, 0)} - {*found})
-            raise ValueError(
-                f"{folder} holds {len(found)} vector parts, but not {missing.name}: encode the corpus to the end"
-            )
-        return cls(tuple(_mapped(path) for path in found))
+        return cls(tuple(_mapped(path) for path in part_paths(folder, DENSE)))
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -53,7 +53,7 @@ def check_stock(name: str, sha256: str | None, *, ranker: bool, tokens: int) -> 
     _check_kind(name, path, ["CrossEncoder"] if ranker else RETRIEVERS)
     config = _json(path, "config.json") or {}
     if ranker and (config.get("architectures") or [""])[0].endswith("ForSequenceClassification"):
-        check_labels(len(config.get("id2label") or [0, 1]))  # transformers' own default is two
+        check_labels(len(config.get("id2label") or ()) or config.get("num_labels") or 2)  # as transformers counts
     _check_fits(tokens, config.get("max_position_embeddings"))
 
 

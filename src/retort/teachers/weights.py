@@ -9,7 +9,8 @@ from safetensors import SafetensorError
 
 # What checkpoints hold beside a model's weights: buffers that transformers computes by itself today, poolers, which no
 # teacher reads, and what a text decoder has no use for (towers of images and sounds, heads for further tokens).
-BESIDE = r"(^|\.)(pooler\.|position_ids$|masked_bias$|inv_freq$|vision|visual|audio|multi_modal|mtp\.)"
+BUFFERS = r"position_ids$|masked_bias$|attn\.(attention\.)?bias$|causal_mask$|inv_freq$"
+BESIDE = rf"(^|\.)(pooler\.|{BUFFERS}|vision|visual|audio|multi_modal|mtp\.)"
 
 
 def loaded(kind: Any, path: str, *, what: str, **arguments: object) -> tuple[Any, Mapping[str, Any]]:  # noqa: ANN401 (transformers' classes)

@@ -36,8 +36,9 @@ def warn_of_removed_bias(names: Collection[str], what: str) -> None:
     """Say that a checkpoint's bias is dropped, where `names`, which the model has no place for, hold it."""
     if MAPPED in names:
         warnings.warn(
-            f"{what} holds {REMOVED_BIAS}, which no T5 since transformers 3.1 has: it is dropped, and answers and their "
-            "likelihood change a little; a reader of FiD keeps it if it is converted by `retort convert --keep-bias`",
+            f"{what} holds {REMOVED_BIAS}, which no T5 since transformers 3.1 has: it is dropped. A pre-trained T5 "
+            "loses nothing by it; answers of a reader that FiD trained change a little, and it keeps the bias if it is "
+            "converted by `retort convert --keep-bias`",
             stacklevel=2,
         )
 

@@ -13,7 +13,7 @@ from retort.teachers.fid.attention import passage_scores
 from retort.teachers.fid.model import Reader, end_token
 
 Side = Literal["encoder", "decoder"]
-FITTING = "an encoder-decoder whose decoder attends to its encoder, such as T5, BART, Pegasus or an EncoderDecoderModel"
+FITTING = "an encoder-decoder whose decoder attends to its encoder, such as T5, BART or an EncoderDecoderModel"
 # encoder-decoders that cannot be fused or looked into (transformers 5.23): their attention does not pass through its
 # interface, or their decoder asks the encoder for more than its states
 UNREADABLE = ("fsmt", "led", "mvp", "nllb-moe", "prophetnet", "switch_transformers", "t5gemma2")

@@ -48,10 +48,10 @@ class AnswerCache:
             fcntl.flock(self._own, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BlockingIOError(f"another process writes {own}: wait for it, or stop it first") from None
-        self._end = self._indexed(own, self._own)
-        os.ftruncate(self._own, self._end)
         for path in sorted(set(folder.glob("answers-*.jsonl")) - {own}):
             self._indexed(path, self._opened(path, os.O_RDONLY))
+        self._end = self._indexed(own, self._own)  # last: what it asked again stands here
+        os.ftruncate(self._own, self._end)
 
     def __len__(self) -> int:
         return len(self._places)
