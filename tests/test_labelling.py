@@ -210,7 +210,7 @@ def test_grades_of_train_questions_change_no_label_where_no_objective_asks_for_t
 def test_scores_without_a_dev_question_are_refused_before_another_teacher_works(sources, tmp_path):
     (tmp_path / "train.trec").write_text("".join(f"q{i} Q0 p{j} 1 {i + j}.5 t\n" for i in range(20) for j in range(40)))
     teachers = [
-        {"kind": "cross_encoder", "model": str(tiny_cross_encoder(tmp_path / "teacher"))},
+        {"kind": "cross_encoder", "model": str(tiny_cross_encoder(tmp_path / "teacher")), "tokens": 48},
         {"kind": "run", "scores": str(tmp_path / "train.trec")},
     ]
     with pytest.raises(ValueError, match=r"train.trec scores two passages of none of the 6 dev questions"):
