@@ -100,7 +100,7 @@ def _grades(job: Job, step: Step, split: str) -> Qrels | None:
     if step.config.distil.positives == "scores":
         files = [teacher.scores for teacher in step.config.label.teachers if teacher.scores is not None]
         found = [read_scores(file, prepared.queries, prepared.corpus).grades.grades for file in files]
-        asked = [query.id for query in prepared.splits[split]]
+        asked = [query.id for query in prepared.splits[split] if any(query.id in grades for grades in found)]
         return Qrels({query: {k: v for grades in found for k, v in grades.get(query, {}).items()} for query in asked})
     return prepared.qrels(split) if uses_grades(step.config) else None
 

@@ -39,6 +39,7 @@ def test_grades_above_zero_mark_passages():
     mark = graded(rows)
     assert mark(QUERY, np.array([2, 0, 1], np.int32)).tolist() == [True, False, False]
     assert mark(Query("unknown", "x"), np.array([2], np.int32)).tolist() == [False]
+    assert positive_rows(Qrels({}), CORPUS) == {}
 
 
 def test_ranks_count_from_one_and_missing_candidates_rank_behind_the_last():

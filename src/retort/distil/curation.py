@@ -36,6 +36,8 @@ def answer_bearing(corpus: Corpus) -> Mark:
 def positive_rows(qrels: Qrels, corpus: Corpus) -> Positives:
     """The corpus rows of the passages with a grade above 0, by query. ValueError where one is not in the corpus."""
     positive = {query: [p for p, grade in judged.items() if grade > 0] for query, judged in qrels.grades.items()}
+    if not positive:
+        return {}
     rows = corpus.rows([passage for ids in positive.values() for passage in ids])  # one call: each looks at all ids
     return dict(zip(positive, np.split(rows, np.cumsum([len(ids) for ids in positive.values()])[:-1]), strict=True))
 
