@@ -7,6 +7,8 @@ last step is kept unless the one before the first agrees better with the labels 
 JSON: MRR@10, nDCG@10 and R@20 on the test questions with paired tests, and the same on hard questions, those on which the
 teacher's own RR@10 is below 0.2. The same command goes on after an interruption; other losses and seeds join what is there.
 
+`--teacher bm25` takes BM25's scores for the cross-encoder's, as one of MiniLM's size learns little in an hour on a CPU.
+
     RETORT_DATA=data python benchmarks/refinement.py [--student sparse] [--losses kl ckl] [--seeds 0 1] [--sweep]
 """
 
@@ -121,6 +123,15 @@ class Study:
         )  # fmt: skip
         return gold_teacher.trained(self.config({}), self.data / "qrels" / "train.tsv", own.out / "teacher", budget).path
 
+    def judge(self) -> tuple[dict[str, Any], float]:
+        """The settings of the teacher, and the seconds that its training took."""
+        own = self.arguments
+        if own.teacher == "bm25":
+            return {"kind": "bm25"}, 0.0
+        teacher = self.teacher()
+        model = {"model": str(teacher / MODEL), "tokens": own.teacher_tokens, "passage_format": gold_teacher.PASSAGE}
+        return {"kind": "cross_encoder", **model}, seconds(teacher)
+
     def warmed(self) -> Path:
         """The stage of the warmed-up student: InfoNCE of gold passages, each with one negative of BM25's first 20."""
         own = self.arguments
@@ -143,15 +154,14 @@ class Study:
         if warm is None:
             stage = self.warmed()
             warm, spent = stage / MODEL, {"warm": seconds(stage)}
-        teacher = self.teacher()
-        judge = {"kind": "cross_encoder", "model": str(teacher / MODEL), "tokens": self.arguments.teacher_tokens}
-        label = {"label": {"teachers": [{**judge, "passage_format": gold_teacher.PASSAGE}], "depth": WINDOW}}
+        judge, trained = self.judge()
+        label = {"label": {"teachers": [judge], "depth": WINDOW}}
         config = self.refining(warm, "ckl", LOSSES["ckl"], label)
         steps = run_until("round-1/label", config, self.folder / "labels", self.arguments.out)
         splits, labels = Prepared(steps["prepare"].path).splits, Run.read(steps["round-1/label"].path / LABELS)
         with write_atomic(self.folder / LABELS) as path:
             asked_of(labels, [*splits["train"], *splits["dev"][:CHOOSING]]).write(path)
-        return warm, steps, {**spent, "teacher": seconds(teacher), "label": seconds(steps["round-1/label"].path)}
+        return warm, steps, {**spent, "teacher": trained, "label": seconds(steps["round-1/label"].path)}
 
     def refined(self, warm: Path, loss: str, settings: Settings, seed: int) -> dict[str, Step]:
         """The steps of one refinement, evaluated."""
@@ -246,6 +256,7 @@ def _options() -> argparse.ArgumentParser:
     parser = options(__doc__, out=Path("runs/refinement"))
     parser.add_argument("--student", choices=STUDENTS, default="dense", help="its kind (default dense)")
     parser.add_argument("--warm", type=Path, help="the folder of a warmed-up student, instead of warming one up")
+    parser.add_argument("--teacher", choices=("cross_encoder", "bm25"), default="cross_encoder", help="whose scores refine")
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES), help="to refine by (default all)")
     parser.add_argument("--seeds", nargs="+", type=int, help="of the refinement (default 0 1 2, of a dense student, else 0)")
     parser.add_argument("--query-side", action="store_true", help="refine the query tower alone, in a minute")
