@@ -108,7 +108,7 @@ class SeismicIndex:
     def _candidates(self, queries: csr_array, k: int) -> list[Int32[np.ndarray, "_"]]:
         """The rows that Seismic finds for each query; none for one without weights."""
         string = _seismic().get_seismic_string()
-        spans = [np.arange(first, end) for first, end in pairwise(queries.indptr.tolist())]
+        spans = [np.arange(first, end) for first, end in pairwise(map(int, queries.indptr))]
         asked = [number for number, span in enumerate(spans) if len(span)]
         found = [np.empty(0, np.int32) for _ in spans]
         if asked:
