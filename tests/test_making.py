@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from retort.compute import accelerator
-from retort.config import Judge, TeacherSettings
+from retort.config import TeacherSettings
 from retort.job import Job
 from retort.labelling import LABELS
 from retort.making import ANSWERS, client_of, made_teacher
@@ -213,11 +213,10 @@ def test_a_judge_by_its_settings_is_the_judge_by_its_class(job, settings):
         assert (made.repeats, made.attempts) == (own.repeats, JudgeTeacher(client, own).attempts)
 
 
-@pytest.mark.parametrize("judge", [Judge, Ranking])
-def test_the_smallest_window_is_three_passages(judge):
-    assert judge(window=3).window == 3
+def test_the_smallest_window_is_three_passages():
+    assert Ranking(window=3).window == 3
     with pytest.raises(ValueError, match="windows of 2 passages, expected 3 or more: set window higher"):
-        judge(window=2)
+        Ranking(window=2)
 
 
 def test_prices_change_no_label(sources, tmp_path, server):

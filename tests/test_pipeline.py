@@ -241,9 +241,12 @@ def test_a_student_can_be_selected_by_the_answers_it_finds(copied, sources):
     assert all(0 <= value <= 1 and (6 * value) % 1 == pytest.approx(0, abs=1e-9) for value in values)  # of 6 questions
 
 
-@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
-def test_an_approximate_index_that_looks_everywhere_finds_what_the_exact_one_does(kind, copied, sources, finished):
-    index = {"kind": kind, "hnsw_links": 40, "hnsw_search": 200, "ivf_lists": 3, "ivf_probes": 3}
+@pytest.mark.parametrize(
+    "index",
+    [{"kind": "ivf", "ivf_lists": 3, "ivf_probes": 3}, {"kind": "hnsw", "hnsw_links": 40, "hnsw_search": 200}],
+    ids=["ivf", "hnsw"],
+)
+def test_an_approximate_index_that_looks_everywhere_finds_what_the_exact_one_does(index, copied, sources, finished):
     run(config(sources, overrides={1: {"index": index}}), copied, only=["round-1/index", "round-1/retrieve"])
     found, exact = (Run.read(root / "round-1/retrieve/student.parquet") for root in (copied, finished))
     assert (copied / "round-1/index/index.faiss").is_file()

@@ -38,10 +38,8 @@ def test_a_sparse_student_is_searched_by_seismic_as_exactly_where_it_looks_every
     pytest.importorskip("seismic", reason="the extra [seismic] is not installed")
     sparse = {"kind": "sparse", "scale": 1.0}
     found = {}
-    for kind in ("flat", "seismic"):
-        chosen = config(
-            sources, distil={"student": sparse}, index={"kind": kind, "seismic_terms": 1000, "seismic_heap": 0.01}
-        )
+    for kind, everywhere in {"flat": {}, "seismic": {"seismic_terms": 1000, "seismic_heap": 0.01}}.items():
+        chosen = config(sources, distil={"student": sparse}, index={"kind": kind, **everywhere})
         rounds = [f"round-0/{stage}" for stage in ("encode", "index", "retrieve")]
         steps = run(chosen, tmp_path / kind, only=["prepare", *rounds])
         found[kind] = Run.read(steps["round-0/retrieve"].path / "student.parquet")
