@@ -127,7 +127,7 @@ def planned(config: Config, root: Path) -> Bill:
         bill(*about, deepest=depth or (2 if config.budget else None)),
         speeds,
         refreshes(config.of_round(last), questions, len(job.prepared.corpus), speeds[last]),
-        *_precision(config, job.accelerator.mixed_precision == "bf16"),
+        *_precision(config, job.precision_name),
         budget=config.budget and config.budget.model_dump(),
         depth=depth,
         own_seconds=sum(line.seconds for line in bill(*about)),
@@ -137,11 +137,10 @@ def planned(config: Config, root: Path) -> Bill:
     return found
 
 
-def _precision(config: Config, bfloat16: bool) -> tuple[str, str]:
+def _precision(config: Config, name: str) -> tuple[str, str]:
     """The precision of the run, and why it is that one."""
-    native = "multiplies bfloat16 natively" if bfloat16 else "does not multiply bfloat16 natively"
-    because = f"this machine {native}" if config.compute.precision == "auto" else "compute.precision says so"
-    return "bfloat16" if bfloat16 else "float32", because
+    native = "multiplies bfloat16 natively" if name == "bfloat16" else "does not multiply bfloat16 natively"
+    return name, f"this machine {native}" if config.compute.precision == "auto" else "compute.precision says so"
 
 
 def _check_prices(config: Config) -> None:

@@ -13,7 +13,7 @@ from retort.evaluation.measure_names import check_measures
 from retort.evidence import headline, measures_of
 from retort.losses.objectives import CLDRD
 from retort.making import check_teacher, server_of
-from retort.model_checks import check_models
+from retort.model_checks import check_models, placed_at
 from retort.plan import Step, reads, rerank_depth, score_files, sources, stored_round, uses_grades
 from retort.prepared import Prepared
 from retort.records import Corpus, Qrels, Query, Run
@@ -141,10 +141,9 @@ def _check_round(config: Config) -> None:
     models = {f"label.teachers.{number}": teacher for number, teacher in enumerate(config.label.teachers)}
     models |= {"distil.student": config.distil.student, **({"read": config.read} if config.label.reads else {})}
     for place, section in models.items():
-        try:
-            compute.model_path(section.model, section.sha256) if section.model is not None else None
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
+        if section.model is not None:
+            with placed_at(place):
+                compute.model_path(section.model, section.sha256)
     if uses_grades(config) and (config.prepare.positives is None or "dev" not in config.prepare.qrels):
         raise ValueError(
             "distil.positives is 'qrels' and an objective reads positives: expected prepare.positives (grades of train "
@@ -160,10 +159,8 @@ def _check_round(config: Config) -> None:
     _check_unused(config.distil, reads(config))
     _check_index(config)
     for number, teacher in enumerate(config.label.teachers):
-        try:
+        with placed_at(f"label.teachers.{number}"):
             check_teacher(teacher)
-        except ValueError as error:
-            raise ValueError(f"label.teachers.{number}: {error}") from None
     depth = min(config.distil.candidates, config.label.depth, config.retrieve.depth)
     if depth < 2:
         raise ValueError(

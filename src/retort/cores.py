@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 CPU_TIMES = Path("/proc/stat")  # Linux; man 5 proc
 
@@ -23,7 +24,7 @@ def others_at_work(seconds: float = 0.2) -> str | None:
     """
     if not CPU_TIMES.exists():
         return None
-    before = np.array(_cpu_times())
+    before = _cpu_times()
     time.sleep(seconds)
     passed, idle = _cpu_times() - before
     if not passed:  # a sandbox that does not tell
@@ -34,9 +35,9 @@ def others_at_work(seconds: float = 0.2) -> str | None:
     return f"other programs leave {free:.1f} cores free, and this wants {wanted}: it may be several times slower beside them"
 
 
-def _cpu_times() -> tuple[int, int]:
+def _cpu_times() -> Int64[np.ndarray, "2"]:
     """What the usable cores have spent since the start, and how much of it idle or waiting for a disk, in one unit."""
     mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     lines = [line.split() for line in CPU_TIMES.read_text().splitlines() if line.partition(" ")[0] in mine]
     spent = np.array([[int(ticks) for ticks in line[1:9]] for line in lines]).sum(axis=0)
-    return int(spent.sum()), int(spent[3] + spent[4])
+    return np.array([spent.sum(), spent[3] + spent[4]])

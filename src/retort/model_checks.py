@@ -19,19 +19,28 @@ from retort.teachers.loading import check_stock
 STOCK = ("cross_encoder", "retriever")
 
 
+@contextmanager
+def placed_at(place: str) -> Iterator[None]:
+    """Inside, a ValueError says at which place of the config it arose."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
 def check_models(step: Step) -> None:
     """ValueError for the first model that will not do, of those that a step loads and no earlier step of the run made."""
     settings = step.config
     if step.stage == "read":
-        with _at("read"):
+        with placed_at("read"):
             _check_whole(Path(compute.model_path(settings.read.model)))
             check_reader(settings.read)
     if step.stage == "label":
         for number, teacher in enumerate(settings.label.teachers):
-            with _at(f"label.teachers.{number}"):
+            with placed_at(f"label.teachers.{number}"):
                 _check_teacher(teacher)
     if step.stage == "distil" or step.name == "round-0/encode":
-        with _at("distil.student"):
+        with placed_at("distil.student"):
             _check_whole(Path(compute.model_path(settings.distil.student.model)))
             _check_reachable(settings.distil.student.model)
 
@@ -69,12 +78,3 @@ def _check_whole(folder: Path) -> None:
                 pass
         except SafetensorError as error:
             raise ValueError(f"{file} is not whole ({error}): fetch or copy the model again") from error
-
-
-@contextmanager
-def _at(place: str) -> Iterator[None]:
-    """Errors name the place in the config."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error

@@ -28,6 +28,7 @@ from retort.prepared import Prepared
 from retort.records import Corpus, Group, Query
 from retort.searching import KINDS, Encodings, bm25_index
 from retort.speeds import ReaderTried, Speeds, StudentTried, TeacherTried, Tried, Weights, in_hand, in_step, working
+from retort.spending import bytes_of
 from retort.store import key_of
 from retort.students.dense import DenseStudent
 from retort.students.loading import AnyStudent, InTraining, load_student
@@ -251,4 +252,4 @@ def _saved_bytes(save: Callable[[Path], object]) -> int:
     """How large the files are that `save` leaves in a folder."""
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder))
-        return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+        return bytes_of(Path(folder))
