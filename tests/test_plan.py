@@ -24,6 +24,18 @@ def changed(**changes) -> set[str]:
     return {name for name in before.keys() & after.keys() if before[name] != after[name]}
 
 
+def test_labels_of_a_round_depend_on_who_marked_its_positives():
+    """Round 1 reads grades in both, so that prepare leaves the same questions."""
+    graded = {"objectives": [{"name": "bkl"}], "positives": "qrels"}
+    one, two = (
+        keys(config(SOURCES, distil=graded, overrides={2: {"distil": {"positives": positives}}}))
+        for positives in ("qrels", "scores")
+    )
+    assert one["prepare"] == two["prepare"]
+    assert one["round-1/label"] == two["round-1/label"]
+    assert one["round-2/label"] != two["round-2/label"]
+
+
 def test_the_steps_stand_in_the_order_of_the_rounds():
     rounds = [f"round-0/{stage}" for stage in ROUND_0] + [f"round-{n}/{stage}" for n in (1, 2) for stage in ROUND]
     assert list(plan(config(SOURCES), Path("run"))) == ["prepare", *rounds, "report"]

@@ -12,7 +12,7 @@ from retort.config import Split
 from retort.data import read_candidates, read_scores
 from retort.distil.curation import Curation, Positives, answer_bearing, graded, positive_rows
 from retort.job import Job
-from retort.plan import Step, marks_positives, reads, uses_grades
+from retort.plan import Step, marks_of, reads
 from retort.prepared import CANDIDATES, Prepared
 from retort.records import Qrels, Query, Run
 
@@ -42,7 +42,7 @@ def to_label(job: Job, step: Step) -> Run:
 
 def known_positives(job: Job, step: Step) -> Positives:
     """The passages of train questions that are marked as positives; none unless the round reads such marks."""
-    marked = _grades(job, step, "train") if marks_positives(step.config) else None
+    marked = _grades(job, step, "train")
     return {} if marked is None else positive_rows(marked, job.prepared.corpus)
 
 
@@ -95,14 +95,14 @@ def as_ranked(run: Run, candidates: Run, name: str) -> Run:
 
 
 def _grades(job: Job, step: Step, split: str) -> Qrels | None:
-    """What marks the positives of a split's questions, None where answers do."""
-    prepared = job.prepared
-    if step.config.distil.positives == "scores":
+    """What marks the positives of a split's questions, None where answers do or nothing reads them."""
+    prepared, marks = job.prepared, marks_of(step.config)
+    if marks == "scores":
         files = [teacher.scores for teacher in step.config.label.teachers if teacher.scores is not None]
         found = [read_scores(file, prepared.queries, prepared.corpus).grades.grades for file in files]
         asked = [query.id for query in prepared.splits[split] if any(query.id in grades for grades in found)]
         return Qrels({query: {k: v for grades in found for k, v in grades.get(query, {}).items()} for query in asked})
-    return prepared.qrels(split) if uses_grades(step.config) else None
+    return prepared.qrels(split) if marks == "qrels" else None
 
 
 def _list(run: Run, query: str) -> tuple[Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:

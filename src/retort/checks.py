@@ -14,7 +14,7 @@ from retort.evidence import headline, measures_of
 from retort.losses.objectives import CLDRD
 from retort.making import check_teacher, server_of
 from retort.model_checks import check_models, placed_at
-from retort.plan import Step, reads, rerank_depth, score_files, sources, stored_round, uses_grades
+from retort.plan import Step, marks_of, reads, rerank_depth, score_files, sources, stored_round
 from retort.prepared import Prepared
 from retort.records import Corpus, Qrels, Query, Run
 from retort.text import AnswerMatcher
@@ -144,7 +144,7 @@ def _check_round(config: Config) -> None:
         if section.model is not None:
             with placed_at(place):
                 compute.model_path(section.model, section.sha256)
-    if uses_grades(config) and (config.prepare.positives is None or "dev" not in config.prepare.qrels):
+    if marks_of(config) == "qrels" and (config.prepare.positives is None or "dev" not in config.prepare.qrels):
         raise ValueError(
             "distil.positives is 'qrels' and an objective reads positives: expected prepare.positives (grades of train "
             "questions) and prepare.qrels.dev; give both, or set distil.positives to 'answers'"

@@ -17,7 +17,7 @@ from retort.data import read_scores
 from retort.data.scores import TeacherScores
 from retort.job import Job
 from retort.making import client_of, made_teacher
-from retort.plan import Step, marks_positives
+from retort.plan import Step, marks_of
 from retort.prepared import Prepared
 from retort.records import Group, Query, Run
 from retort.store import COST, PARTS, read_json, write_json, write_parts
@@ -152,7 +152,7 @@ def check_files(config: Config, prepared: Prepared) -> None:
             marked[file] = len(found.grades)
     for settings in rounds:
         counts = [marked.get(one.scores) for one in settings.label.teachers if one.scores is not None]
-        if settings.distil.positives == "scores" and marks_positives(settings) and not any(n is None or n for n in counts):
+        if marks_of(settings) == "scores" and not any(n is None or n for n in counts):
             raise ValueError(
                 "distil.positives is 'scores', and the files of scores mark no positive: expected such as FlagEmbedding's "
                 "`pos`; give another file, or set it to 'answers' or 'qrels'"

@@ -144,19 +144,18 @@ def _reads_answers(teacher: TeacherSettings) -> bool:
     return teacher.kind in ("language_model", "remote") and teacher.language.reads_answers
 
 
-def uses_grades(config: Config) -> bool:
-    """Whether a round trains on grades: an objective reads positives, and the user said that grades are what they are."""
-    return config.distil.positives == "qrels" and "positive" in reads(config)
+def marks_of(config: Config) -> Literal["qrels", "scores"] | None:
+    """Who marked the positives that an objective of a round reads: grades, or a teacher's file of scores.
 
-
-def marks_positives(config: Config) -> bool:
-    """Whether an objective of a round reads positives that somebody marked: in grades, or in a teacher's file of scores."""
-    return config.distil.positives != "answers" and "positive" in reads(config)
+    None where answers tell them, and where nothing reads positives.
+    """
+    positives = config.distil.positives
+    return positives if positives != "answers" and "positive" in reads(config) else None
 
 
 def only_graded(config: Config) -> set[str]:
     """The splits of which questions without grades are left out: those that could not be trained on, or measured."""
-    train = any(uses_grades(config.of_round(number)) for number in range(1, config.rounds + 1))
+    train = any(marks_of(config.of_round(number)) == "qrels" for number in range(1, config.rounds + 1))
     return ({"train"} if train else set()) | ({*config.prepare.qrels} if config.prepare.ungraded == "drop" else set())
 
 
@@ -184,7 +183,7 @@ def _section(config: Config, stage: str, number: int) -> dict[str, Any]:
         section["label"] = {**whole["label"], "require_answer": None}  # only distil asks
         for teacher in section["label"]["teachers"]:  # where a server is, and how patiently it is asked, changes no label
             teacher["server"] = teacher["server"] and teacher["server"]["extra"]
-        section["positives"] = marks_positives(config)
+        section["positives"] = marks_of(config)
         section["models"] = {name: fingerprint(name) for name in models_of(config)}
         section["scores"] = {file: fingerprint(file) for file in score_files(config)}
     if stage == "distil":
