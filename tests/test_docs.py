@@ -1,6 +1,7 @@
 """The documentation tells the truth: its code runs, its configs load, its links lead somewhere, its errors exist."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,11 @@ def test_the_configs_of_a_page_are_whole(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_links_of_a_page_lead_somewhere(page):
     assert [target for target in targets(page) if not (page.parent / target).exists()] == []
+
+
+def test_the_page_of_settings_is_what_the_sources_say():
+    made = runpy.run_path(str(ROOT / "docs" / "settings.py"))["page"]()
+    assert made == (ROOT / "docs" / "settings.md").read_text(), "run `python docs/settings.py`"
 
 
 def test_the_readme_fits_on_three_screens():

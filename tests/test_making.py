@@ -244,6 +244,10 @@ def test_the_report_shows_what_servers_were_asked(sources, tmp_path, server):
         ({"kind": "judge", "model": "m"}, "a judge teacher takes a server: give `server.base_url`"),
         ({"kind": "fid", "server": {"base_url": "http://x/v1"}}, "a fid teacher takes no server"),
         ({"kind": "remote", "server": {"base_url": "http://x/v1"}}, "a remote teacher takes model"),
+        ({"kind": "bm25", "tokens": 64}, "`tokens` is a setting of cross_encoder and retriever and language_model teachers"),
+        ({"kind": "cross_encoder", "model": "m", "words": 50}, "`words` is a setting of remote and judge teachers"),
+        ({"kind": "answers", "squashed": True}, "`squashed` is a setting of cross_encoder and run teachers"),
+        ({"kind": "fid", "judge": {"scale": 5}}, "`judge` is a setting of judge teachers, and kind is 'fid': take it out"),
         (
             {"kind": "remote", "model": "m", "server": {"base_url": "http://x/v1"}, "language": {"signal": "attention"}},
             "no server tells where a model looks",
@@ -259,7 +263,7 @@ def test_the_report_shows_what_servers_were_asked(sources, tmp_path, server):
         ),
     ],
 )
-def test_language_models_that_cannot_be_asked_are_refused(settings, message):
+def test_teachers_that_cannot_be_asked_or_do_not_read_a_setting_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         TeacherSettings(**settings)
 

@@ -57,14 +57,14 @@ class ServerSettings(Section):
     twice that and so on, up to `longest_wait_seconds`; a server that asks for a longer wait is given up.
     """
 
-    base_url: str
+    base_url: str  # up to and without /completions
     key_variable: str | None = None
     timeout_seconds: PositiveFloat = 120.0  # of a whole request
-    retries: NonNegativeInt = 6
+    retries: NonNegativeInt = 6  # of one request
     first_wait_seconds: NonNegativeFloat = 1.0
     longest_wait_seconds: PositiveFloat = 120.0
     in_flight: PositiveInt = 8  # requests at the same time
-    requests_per_minute: PositiveFloat | None = None
+    requests_per_minute: PositiveFloat | None = None  # None: as many as it answers
     price_per_million: Price | None = None  # tokens; with it the cost is told as money too
     extra: dict[str, Any] = {}  # fields of every request
 
@@ -80,12 +80,13 @@ class Judge(Section):
     form: Literal["grades", "ranking"] = "ranking"
     scale: PositiveInt = 3  # grades: from 0 to this
     expected: bool = False  # grades: the mean over the probabilities that the server gives the grades
-    window: PositiveInt = 10
+    window: PositiveInt = 10  # ranking: passages of one request
     repeats: PositiveInt = 2  # of grades 1. Each shows the passages in another order, every second the one before reversed
     attempts: PositiveInt = 3  # replies to one request, until one has the form
+    # of a passage whose replies all lack the form: the run ends, or it stays without a label
     failed: Literal["refuse", "skip"] = "refuse"
-    temperature: float = Field(default=0.0, ge=0)
-    grammar: Grammar = "none"
+    temperature: float = Field(default=0.0, ge=0)  # of the model's answers
+    grammar: Grammar = "none"  # how a server is told the form, where it takes one (docs/signals.md)
 
     @model_validator(mode="before")
     @classmethod

@@ -20,9 +20,9 @@ Split = Literal["train", "dev", "test"]
 class Prepare(Section):
     """Where the corpus, the questions and the evaluation grades are. `qrels` never holds grades of the train split."""
 
-    corpus: str
-    queries: dict[Split, str]
-    qrels: dict[Literal["dev", "test"], str] = {}
+    corpus: str  # a file or folder, its format found by its content
+    queries: dict[Split, str]  # questions and answers of each split; a file may hold several splits
+    qrels: dict[Literal["dev", "test"], str] = {}  # grades, for evaluation only
     positives: str | None = None  # grades of train questions, for those who have them; read where distil.positives is qrels
     # dev and test questions without grades, beside others that have some: drop leaves them out (TREC DL judges 43 of 200)
     ungraded: Literal["refuse", "drop"] = "refuse"
@@ -37,14 +37,15 @@ class Bm25(Section):
 
     k1: PositiveFloat = 0.9
     b: float = Field(default=0.4, ge=0, le=1)
-    stemmer: str | None = "english"
-    stopwords: str | list[str] | None = "en"
+    stemmer: str | None = "english"  # of PyStemmer; null: none
+    stopwords: str | list[str] | None = "en"  # of bm25s, or a list; null: none
 
 
 class Retrieve(Section):
     """What finds candidates: before round 1 (`first`), and what joins the student after it (`later`)."""
 
     depth: PositiveInt = 100  # FiD-KD
+    # file: prepare.candidates. Several are joined
     first: list[Literal["bm25", "student", "file"]] = Field(default=["bm25"], min_length=1)
     later: list[Literal["bm25", "student"]] = Field(default=["student"], min_length=1)
     bm25: Bm25 = Bm25()
@@ -53,8 +54,8 @@ class Retrieve(Section):
 class Encode(Section):
     """The pass over the corpus, and what a round does instead of it (Atlas, arXiv 2208.03299, section 2.4)."""
 
-    passages_per_part: PositiveInt = 50_000
-    batch_tokens: PositiveInt = 16_384
+    passages_per_part: PositiveInt = 50_000  # what a kill loses at most
+    batch_tokens: PositiveInt = 16_384  # padded tokens encoded at once
     # after a round's training: full encodes the corpus anew; rerank keeps the vectors of the round before, and ranks the
     # first `rerank_depth` passages that they find by fresh ones; auto is full where those vectors are stale, else rerank
     refresh: Literal["full", "rerank", "auto"] = "full"
@@ -71,50 +72,51 @@ class Index(Section):
 
     # hnsw, ivf: of dense students, and of the encodings of late interaction; seismic: of sparse ones
     kind: Literal["flat", "hnsw", "ivf", "seismic"] = "flat"
-    hnsw_links: PositiveInt = 32
-    hnsw_search: PositiveInt = 128
-    ivf_lists: PositiveInt | None = None
-    ivf_probes: PositiveInt | None = None
+    hnsw_links: PositiveInt = 32  # of a passage
+    hnsw_search: PositiveInt = 128  # passages looked at for a query: more find more, slower
+    ivf_lists: PositiveInt | None = None  # None: four times the square root of the passages
+    ivf_probes: PositiveInt | None = None  # lists looked at for a query; None: an eighth of them
     seismic_terms: PositiveInt = 30  # the heaviest weights of a query that lists are looked up for
     seismic_heap: float = Field(default=0.7, gt=0, le=1)  # lower looks at more blocks
     # late interaction: up to so many passages every one gets its MaxSim; above, the first `candidates` by encodings of a
     # fixed dimension (MUVERA, arXiv 2405.19504)
     exact_up_to: PositiveInt = 50_000
-    candidates: PositiveInt = 1000
-    encoding_repetitions: PositiveInt = 20
-    encoding_planes: PositiveInt = 4
-    encoding_projected: PositiveInt | None = 8
+    candidates: PositiveInt = 1000  # of the encodings, whose MaxSim is computed
+    encoding_repetitions: PositiveInt = 20  # independent encodings, joined
+    encoding_planes: PositiveInt = 4  # 2 to the power of this are the buckets of an encoding
+    encoding_projected: PositiveInt | None = 8  # dimensions of a bucket; None: those of a token
 
 
 class Evaluate(Section):
     """What is measured, and how sure it is."""
 
+    # as ir-measures names them; where there are grades
     measures: list[str] = ["nDCG@10", "RR@10", "R@1", "R@5", "R@20", "R@100"]
-    answers_at: list[PositiveInt] = [1, 5, 20, 100]
+    answers_at: list[PositiveInt] = [1, 5, 20, 100]  # k of has_answer@k
     samples: PositiveInt = 10_000  # of the bootstrap and the randomisation test
-    level: float = Field(default=0.95, gt=0, lt=1)
+    level: float = Field(default=0.95, gt=0, lt=1)  # of the intervals and tests
     headline: str | None = None  # the measure that decides; None: nDCG@10 with grades, else has_answer@20
 
 
 class Reporting(Section):
     """How much of the evidence the report shows."""
 
-    examples: PositiveInt = 20
+    examples: PositiveInt = 20  # wins, and as many losses, with their passages
     maps: int = Field(default=5, ge=0, le=20)  # the label stage keeps 20
 
 
 class Compute(Section):
     """Where and in which precision to work. Not part of any key: a run may go on with other hardware."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware computes it
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []  # beside log.jsonl, which is always written
 
 
 class Config(Section):
     """A whole run. `overrides` changes sections from a round on: {2: {"distil": {"steps": 100}}}."""
 
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = 0  # of all that is random
     rounds: PositiveInt = 2
     prepare: Prepare
     retrieve: Retrieve = Retrieve()

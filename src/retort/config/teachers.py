@@ -12,6 +12,16 @@ TeacherKind = Literal[
     "fid", "bm25", "answers", "cross_encoder", "retriever", "run", "language_model", "remote", "judge"
 ]  # fmt: skip
 REMOTE = ("remote", "judge")
+READ_BY: dict[str, tuple[str, ...]] = {  # settings that only some kinds of teachers read
+    "language": ("language_model", "remote"),
+    "judge": ("judge",),
+    "passage_format": ("cross_encoder", "retriever", "judge"),
+    "tokens": ("cross_encoder", "retriever", "language_model"),
+    "words": REMOTE,
+    "signal": ("fid",),
+    "attention": ("fid",),
+    "squashed": ("cross_encoder", "run"),
+}
 Part = Literal["question", "title", "prefix", "separators"]  # of a passage string, as `Prompts.passage` joins it
 
 
@@ -19,9 +29,11 @@ class AttentionSettings(Section):
     """What of the reader's cross-attention is a passage's score; None: as the signal has it (`passage_scores` says more)."""
 
     position: Literal["first", "all", "answer"] | None = None  # the decoder positions that look
+    # what counts: scores as they are, or shares of the attention
     stage: Literal["pre_softmax", "post_softmax"] | None = None
+    # what becomes of a passage's tokens; top5: the mean of the highest five
     tokens: str | None = Field(default=None, pattern=r"^(mean|sum|max|top[1-9]\d*)$")
-    value_norm: bool | None = None
+    value_norm: bool | None = None  # each token's is multiplied by the length of its value vector (Atlas)
     exclude: list[Part] = []  # parts of the passage strings of which no token counts
     heads: Heads | None = None  # those that count, by layer of the decoder; None: all
 
@@ -32,9 +44,9 @@ class Prompts(Section):
     Default: FiD's. Atlas's targets are "<extra_id_0> {answer}".
     """
 
-    passage: str = "question: {question} title: {title} context: {text}"
+    passage: str = "question: {question} title: {title} context: {text}"  # one passage's input
     answer: str = "{answer}"  # what a reader is trained to write and what signals feed it; taken off what it writes
-    passage_tokens: PositiveInt = 200
+    passage_tokens: PositiveInt = 200  # of that input: what is longer is cut
     answer_tokens: PositiveInt = 50  # the most that a reader writes; a target is never cut
     special_tokens: bool = False  # [CLS], [SEP] or </s> around inputs; the published readers were trained without
 
@@ -61,15 +73,15 @@ class Phase(Section):
     passages: PositiveInt = 100
     select: Literal["top", "answer"] = "top"
     steps: PositiveInt = 15_000
-    batch: PositiveInt = 64
+    batch: PositiveInt = 64  # questions of a step
     microbatch: PositiveInt | None = None  # questions of one forward pass; None: the whole batch
 
 
 class Read(Section):
     """The reader: which model, its prompts, and its training."""
 
-    model: str = "google-t5/t5-base"
-    sha256: str | None = None
+    model: str = "google-t5/t5-base"  # an encoder-decoder of Hugging Face: its id, a folder, or package:NAME/PATH
+    sha256: str | None = None  # of its weights: others are refused
     decoder_layers: PositiveInt | None = None  # set: `model` is an encoder, and its first layers become the decoder
     copies: bool = False  # mix the vocabulary with attention over passage tokens
     dropout: float | None = Field(default=None, ge=0, lt=1)  # None: what the model's own config says
@@ -78,10 +90,10 @@ class Read(Section):
     prompts: Prompts = Prompts()
     phases: list[Phase] = Field(default=[Phase()], min_length=1)
     optimiser: Optimiser = Optimiser(learning_rate=5e-5)
-    gradient_checkpointing: bool = False
-    evaluate_every: PositiveInt = 500
+    gradient_checkpointing: bool = False  # less memory for a third more work
+    evaluate_every: PositiveInt = 500  # steps; the reader that answers best is kept
     evaluate_passages: PositiveInt | None = None  # None: as many as the last phase
-    checkpoint_every: PositiveInt = 500
+    checkpoint_every: PositiveInt = 500  # steps that a kill loses at most
     later_rounds: Literal["restart", "continue"] = "restart"  # which of the two the paper does is not known
 
 
@@ -97,19 +109,19 @@ class TeacherSettings(Section):
     """
 
     kind: TeacherKind = "fid"
-    model: str | None = None
-    sha256: str | None = None
-    scores: str | None = None
+    model: str | None = None  # as read.model
+    sha256: str | None = None  # of its weights: others are refused
+    scores: str | None = None  # of kind run
     server: ServerSettings | None = None  # remote, judge
     language: LanguageModel = LanguageModel()  # language_model, remote
-    judge: Judge = Judge()
+    judge: Judge = Judge()  # judge
     passage_format: str = "{title} {text}"  # cross_encoder, retriever, judge
     tokens: PositiveInt = 256  # of question and passage together; of a retriever's or language model's passage
     words: PositiveInt | None = None  # remote, judge: of a passage's text; None: all
     # of fid. By attention: fid_kd, the paper's G; adist, Atlas's; copy, the log of the share (for readers that copy). By how
     # likely the first answer is: pdist, given each passage alone; emdr2, its sum over tokens; loop, given all but that one
     signal: Signal = "fid_kd"
-    attention: AttentionSettings = AttentionSettings()
+    attention: AttentionSettings = AttentionSettings()  # of fid
     weight: PositiveFloat = 1.0  # among several teachers
     squashed: bool = False  # take scores that a sigmoid has squashed all the same
 
@@ -138,9 +150,12 @@ class TeacherSettings(Section):
         return self
 
     @model_validator(mode="after")
-    def _attends(self) -> "TeacherSettings":
-        if self.kind != "fid" and (self.signal, self.attention) != ("fid_kd", AttentionSettings()):
-            raise ValueError(f"signal and attention are a fid teacher's, and kind is {self.kind!r}: take them out")
+    def _reads_what_is_set(self) -> "TeacherSettings":
+        for name, kinds in READ_BY.items():
+            if self.kind not in kinds and getattr(self, name) != TeacherSettings.model_fields[name].default:
+                raise ValueError(
+                    f"`{name}` is a setting of {' and '.join(kinds)} teachers, and kind is {self.kind!r}: take it out"
+                )
         if self.signal in ("pdist", "emdr2", "loop") and self.attention != AttentionSettings():
             raise ValueError(f"signal {self.signal!r} is a likelihood and has no attention settings: take `attention` out")
         return self
@@ -150,10 +165,11 @@ class Label(Section):
     """The teachers' pass over the candidates of all questions. Several teachers' scores are fused."""
 
     teachers: list[TeacherSettings] = Field(default=[TeacherSettings()], min_length=1)
+    # of several teachers: the weighted mean of z-scores within a question, or of 1 / (60 + rank)
     fuse: Literal["z_score", "reciprocal_rank"] = "z_score"
     entropy: PositiveFloat | None = None  # nats that each question's softmax is brought to; None: scores as they are
-    depth: PositiveInt = 100
-    queries_per_part: PositiveInt = 256
+    depth: PositiveInt = 100  # candidates of a question that are labelled
+    queries_per_part: PositiveInt = 256  # what a kill loses at most
     batch: PositiveInt = 8  # questions of one forward pass
     require_answer: bool = False  # train only on questions of which a candidate holds an answer
 

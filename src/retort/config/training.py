@@ -17,25 +17,25 @@ class ObjectiveSettings(Section):
     """An objective of retort.losses by name, its weight, and its settings; None stands for the objective's own default."""
 
     name: ObjectiveName = "kl"
-    coefficient: PositiveFloat = 1.0
+    coefficient: PositiveFloat = 1.0  # its weight in the sum of objectives
     warmup_steps: PositiveInt | None = None  # the coefficient grows with the square of the step until then (SPLADE)
-    student_temperature: PositiveFloat | None = None
-    teacher_temperature: PositiveFloat | None = None
+    student_temperature: PositiveFloat | None = None  # the student's scores are divided by it
+    teacher_temperature: PositiveFloat | None = None  # the teacher's are
     margin: NonNegativeFloat | None = None  # max_margin
     gamma: NonNegativeFloat | None = None  # ckl
-    alpha: NonNegativeFloat | None = None
-    detach_weights: bool | None = None
-    bias_positives: bool | None = None
+    alpha: NonNegativeFloat | None = None  # ckl: what a rank weighs
+    detach_weights: bool | None = None  # ckl: weights without a gradient
+    bias_positives: bool | None = None  # ckl: ranks bias positives too
     lam: NonNegativeFloat | None = None  # bkl
     labels: Literal["soft", "hard"] | None = None  # cross_entropy
     scheme: Literal["ndcg_loss2pp", "lambda_rank"] | None = None  # lambda_loss
-    mu: NonNegativeFloat | None = None
+    mu: NonNegativeFloat | None = None  # lambda_loss
     pairs: Literal["positive", "all"] | None = None  # margin_mse
     heads: list[PositiveInt] | None = None  # cl_drd
-    tail: PositiveInt | None = None
-    stage_steps: PositiveInt | None = None
+    tail: PositiveInt | None = None  # cl_drd
+    stage_steps: PositiveInt | None = None  # cl_drd
     side: Literal["query", "passage"] | None = None  # flops, l1
-    threshold: PositiveInt | None = None
+    threshold: PositiveInt | None = None  # flops: texts of so few entries cost nothing
 
 
 class Negatives(Section):
@@ -63,7 +63,7 @@ class Distil(Section):
     negatives: Negatives = Negatives()
     ranks_every: PositiveInt | None = None  # steps between rankings by the current student; None: its search before training
     audit: Literal["warn", "refuse"] = "warn"  # what follows where the audit of the labels says "do not train"
-    batch: PositiveInt = 64
+    batch: PositiveInt = 64  # questions of a step
     # which questions share a batch: any, or those whose best passages are alike, which are hard in-batch negatives
     # (TAS-Balanced, arXiv 2104.06967); dense students
     batches: Literal["random", "topics"] = "random"
@@ -73,10 +73,10 @@ class Distil(Section):
     chunk_tokens: PositiveInt = 16_384  # padded tokens encoded at once: bounds memory, not the batch
     # False: every chunk's activations are kept, instead of computed again: a third less work, memory grows with the batch
     gradient_caching: bool = True
-    evaluate_every: PositiveInt = 500
-    checkpoint_every: PositiveInt = 500
+    evaluate_every: PositiveInt = 500  # steps
+    checkpoint_every: PositiveInt = 500  # steps that a kill loses at most
     patience: PositiveInt | None = None  # evaluations without a better dev value before training stops
     # what the best step is chosen by, on the dev questions: agreement with their labels, or has_answer@k in a search over
     # all their candidates together; no grades, but those that say what a positive is
     selection: str = Field(default="labels", pattern=r"^(labels|has_answer@[1-9]\d*)$")
-    later_rounds: Literal["restart", "continue"] = "restart"
+    later_rounds: Literal["restart", "continue"] = "restart"  # from the model above, or from the student of the round before

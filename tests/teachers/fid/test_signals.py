@@ -129,7 +129,7 @@ def test_parts_of_a_string_that_was_cut_are_those_that_are_left(readers):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "bm25", "signal": "copy"}, "are a fid teacher's, and kind is 'bm25'"),
+        ({"kind": "bm25", "signal": "copy"}, "`signal` is a setting of fid teachers, and kind is 'bm25'"),
         ({"signal": "loop", "attention": {"tokens": "max"}}, "signal 'loop' is a likelihood and has no attention settings"),
         ({"attention": {"tokens": "median"}}, "tokens"),
         ({"attention": {"exclude": ["body"]}}, "exclude"),
