@@ -191,6 +191,10 @@ def test_candidates_of_train_alone_are_refused(sources, tmp_path):
         ),
         ({"retrieve": {"first": ["file"]}}, r"retrieve.first holds 'file' but prepare.candidates is not set: name the file"),
         ({"prepare": {"candidates": "run.txt"}}, r"prepare.candidates is set but retrieve.first is \['bm25'\]: add 'file'"),
+        (
+            {"overrides": {2: {"evaluate": {"samples": 9}}}},
+            r"overrides.2 changes \['evaluate'\], expected sections of a round",
+        ),
         ({"overrides": {2: {"prepare": {"limit": {}}}}}, r"overrides.2 changes \['prepare'\], expected sections of a round"),
         ({"evaluate": {"measures": ["nDGC@10"]}}, r"measure 'nDGC@10' is not known: did you mean nDCG@10"),
         ({"evaluate": {"headline": "has_answers@5"}}, r"measure 'has_answers@5' is not known: did you mean has_answer@5"),

@@ -40,6 +40,11 @@ def test_a_model_that_is_not_there_is_named_with_its_place_in_the_config(sources
         check_config(config(sources, label=teacher))
 
 
+def test_a_name_that_a_server_knows_is_not_looked_for_here(sources):
+    teacher = {"kind": "judge", "model": "/models/nothing", "server": {"base_url": "http://x/v1"}}
+    check_config(config(sources, label={"teachers": [teacher]}))
+
+
 @pytest.mark.parametrize(
     ("student", "index", "expected"),
     [("dense", "seismic", "flat, hnsw, ivf"), ("sparse", "hnsw", "flat, seismic"), ("late_interaction", "seismic", "flat")],

@@ -41,6 +41,11 @@ def test_every_default_is_visible_and_reads_back_the_same():
     assert parse(json.loads(json.dumps(values))) == one
 
 
+def test_a_reader_keeps_its_rate_where_another_setting_of_its_optimiser_is_given():
+    given = config(read={"optimiser": {"clip": 2.0}}, distil={"optimiser": {"clip": 2.0}})
+    assert (given.read.optimiser.learning_rate, given.distil.optimiser.learning_rate) == (5e-5, 1e-4)
+
+
 def test_heads_by_layer_read_back_from_json_whose_keys_are_strings():
     heads = {12: [3, 7], 2: []}
     reader = {"kind": "fid", "attention": {"heads": heads}}

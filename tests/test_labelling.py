@@ -9,12 +9,14 @@ from retort.candidates import as_ranked, curated, cut, with_positives, within
 from retort.compute import accelerator
 from retort.config import parse
 from retort.distil.sampling import Labelled
+from retort.evidence import SUMMARY
 from retort.job import Job
 from retort.labelling import LABELS, teacher_names
 from retort.pipeline import run
 from retort.plan import plan
 from retort.prepared import Prepared
 from retort.records import Run
+from retort.store import read_json
 from tiny import tiny_cross_encoder
 from tiny_run import SPLITS, config, settings, write_lines
 
@@ -53,6 +55,31 @@ def test_positives_that_no_search_found_are_labelled_where_train_questions_have_
     for number, query in enumerate(prepared.splits["train"]):
         assert f"p{(number + 17) % 40}" in prepared.corpus.ids(labels.of(query.id)[0])
         assert len(labels.of(query.id)[0]) in (3, 4)
+
+
+def test_one_file_of_grades_for_all_splits_adds_positives_to_train_questions_alone(sources, tmp_path):
+    (tmp_path / "all.qrels").write_text("".join(f"q{i} 0 p{(i + 17) % 40} 1\n" for i in range(34)))
+    grades = str(tmp_path / "all.qrels")
+    chosen = config(
+        sources, rounds=1, prepare={"positives": grades, "qrels": {"dev": grades, "test": grades}, "limit": {"train": 12}},
+        label={"teachers": [{"kind": "bm25"}], "depth": 3}, distil={"objectives": [{"name": "bkl"}], "positives": "qrels"},
+    )  # fmt: skip
+    steps = run(chosen, tmp_path / "run", only=[*SEARCHED, "round-1/label"])
+    labels, prepared = Run.read(steps["round-1/label"].path / LABELS), Prepared(tmp_path / "run" / "prepare")
+    assert sorted(labels.query_ids) == sorted(query.id for query in prepared.queries)
+    assert {len(labels.of(query.id)[0]) for query in prepared.splits["test"]} == {3}
+    assert max(len(labels.of(query.id)[0]) for query in prepared.splits["train"]) == 4
+
+
+def test_labels_of_a_file_that_says_nothing_of_test_have_no_row_there(sources, tmp_path):
+    lines = [f"q{i} Q0 p{j} 1 {100 - abs(i - j)}.5 t\n" for i in range(26) for j in range(max(0, i - 3), i + 3)]
+    (tmp_path / "most.trec").write_text("".join(lines))
+    scores = {"teachers": [{"kind": "run", "scores": str(tmp_path / "most.trec")}]}
+    steps = run(config(sources, rounds=1, label=scores), tmp_path / "run")
+    summary = read_json(steps["round-1/evaluate"].path / SUMMARY)
+    assert [("teacher-1" in summary[split], "round-1" in summary[split]) for split in ("dev", "test")] == [
+        (True, True), (False, True),
+    ]  # fmt: skip
 
 
 def test_positives_may_be_those_that_a_file_of_scores_names(sources, tmp_path):

@@ -244,6 +244,14 @@ def test_the_report_shows_what_servers_were_asked(sources, tmp_path, server):
         ({"kind": "judge", "model": "m"}, "a judge teacher takes a server: give `server.base_url`"),
         ({"kind": "fid", "server": {"base_url": "http://x/v1"}}, "a fid teacher takes no server"),
         ({"kind": "remote", "server": {"base_url": "http://x/v1"}}, "a remote teacher takes model"),
+        (
+            {"kind": "remote", "model": "m", "server": {"base_url": "http://x/v1"}, "language": {"chat": True}},
+            r"a remote teacher reads signal and prompt of `language`, not \['chat'\]: take them out",
+        ),
+        (
+            {"kind": "bm25", "sha256": "ab"},
+            "`sha256` is a setting of cross_encoder and retriever and language_model teachers",
+        ),
         ({"kind": "bm25", "tokens": 64}, "`tokens` is a setting of cross_encoder and retriever and language_model teachers"),
         ({"kind": "cross_encoder", "model": "m", "words": 50}, "`words` is a setting of remote and judge teachers"),
         ({"kind": "answers", "squashed": True}, "`squashed` is a setting of cross_encoder and run teachers"),

@@ -82,7 +82,7 @@ def test_a_training_that_continues_reads_the_one_before(stage):
         ({"index": {"kind": "ivf"}}, ["round-0/index"]),
         ({"retrieve": {"bm25": {"k1": 1.2}}}, ["round-0/index"]),
         ({"retrieve": {"depth": 9}}, ["round-0/retrieve"]),
-        ({"evaluate": {"level": 0.9}}, ["round-0/evaluate", "round-1/evaluate", "round-2/evaluate"]),
+        ({"evaluate": {"samples": 9}}, ["round-0/evaluate", "round-1/evaluate", "round-2/evaluate"]),
         ({"read": {"dropout": 0.2}}, ["round-1/read"]),
         ({"label": {"depth": 5}}, ["round-1/label"]),
         ({"label": {"require_answer": True}}, ["round-1/distil"]),

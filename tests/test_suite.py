@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from retort.cli import app
-from retort.store import read_json
+from retort.store import MANIFEST, read_json
 from retort.suite import evaluate_suite
 from tiny_run import PASSAGES, passage, question
 
@@ -75,8 +75,25 @@ def test_what_is_wrong_with_the_last_collection_is_said_before_the_first_is_read
 
 
 def test_a_folder_that_holds_no_finished_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no finished run, expected report/best\.json"):
+    with pytest.raises(ValueError, match=r"holds no run, expected config\.json and prepare/ there"):
         evaluate_suite(tmp_path, [collection(tmp_path / "one", [1])], "nDCG@10")
+
+
+def test_a_run_whose_best_student_is_in_training_again_is_refused(copied, tmp_path):
+    best = read_json(copied / "report" / "best.json")["round"]
+    assert best  # else there is nothing to train again
+    (copied / f"round-{best}" / "distil" / MANIFEST).unlink()
+    with pytest.raises(ValueError, match=f"round-{best}/distil is .*, expected a finished stage"):
+        evaluate_suite(copied, [collection(tmp_path / "one", [1])], "nDCG@10")
+
+
+def test_the_collection_that_a_run_was_trained_on_is_not_in_the_average(copied, tmp_path):
+    folders = [collection(tmp_path / name, [number]) for name, number in (("own", 1), ("other", 4))]
+    values = read_json(copied / "config.json")
+    values["prepare"]["corpus"] = str(tmp_path / "own" / "corpus.jsonl")
+    (copied / "config.json").write_text(json.dumps(values))
+    table = evaluate_suite(copied, folders, "RR@10")
+    assert table.averages["untouched"] == table.rows["untouched"][table.datasets.index("other")]
 
 
 def test_a_passage_with_the_id_of_its_question_is_no_hit(finished, tmp_path):

@@ -102,7 +102,10 @@ def _grades(job: Job, step: Step, split: str) -> Qrels | None:
         found = [read_scores(file, prepared.queries, prepared.corpus).grades.grades for file in files]
         asked = [query.id for query in prepared.splits[split] if any(query.id in grades for grades in found)]
         return Qrels({query: {k: v for grades in found for k, v in grades.get(query, {}).items()} for query in asked})
-    return prepared.qrels(split) if marks == "qrels" else None
+    if marks != "qrels":
+        return None
+    grades = prepared.qrels(split) or Qrels({})  # a file may grade other splits too, and questions beyond the limit
+    return Qrels({query.id: grades.grades[query.id] for query in prepared.splits[split] if query.id in grades.grades})
 
 
 def _list(run: Run, query: str) -> tuple[Int32[np.ndarray, "n"], Float32[np.ndarray, "n"]]:

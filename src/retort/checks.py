@@ -19,7 +19,7 @@ from retort.prepared import Prepared
 from retort.records import Corpus, Qrels, Query, Run
 from retort.text import AnswerMatcher
 
-ROUNDS_ONLY = ("read", "label", "distil", "encode", "index", "retrieve", "evaluate")  # what differs between rounds
+ROUNDS_ONLY = ("read", "label", "distil", "encode", "index", "retrieve")  # what differs between rounds
 # settings of a student that its passage vectors depend on
 PASSAGE_SIDE = (
     "kind", "model", "sha256", "passage_format", "passage_tokens", "pooling", "score", "sparse_pooling", "dimension",
@@ -139,6 +139,7 @@ def check_candidates(candidates: Run, prepared: Prepared, config: Config) -> Non
 def _check_round(config: Config) -> None:
     """The settings of one round."""
     models = {f"label.teachers.{number}": teacher for number, teacher in enumerate(config.label.teachers)}
+    models = {place: teacher for place, teacher in models.items() if teacher.server is None}
     models |= {"distil.student": config.distil.student, **({"read": config.read} if config.label.reads else {})}
     for place, section in models.items():
         if section.model is not None:

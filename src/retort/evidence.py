@@ -4,7 +4,7 @@ Between the pipeline and the families: reads stage folders, hands plain values t
 """
 
 import filecmp
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from retort.job import Job
 from retort.labelling import LABELS
 from retort.plan import Step, plan
 from retort.prepared import Prepared, asked_of
-from retort.records import Run
+from retort.records import Query, Run
 from retort.searching import search_pool
 from retort.store import read_json, write_json
 from retort.students.loading import InTraining
@@ -39,7 +39,8 @@ def evaluate_round(steps: Steps, step: Step, prepared: Prepared) -> int:
         queries = prepared.splits.get(split)
         if not queries:
             continue
-        results = {run.name: _measured(run, split, step, prepared) for run in round_runs(steps, step)}
+        runs = [run for run in round_runs(steps, step) if not step.round or _knows(run, queries)]
+        results = {run.name: _measured(run, split, step, prepared) for run in runs}
         if step.round:
             answers = _reader_answers(steps, step)
             asked = [query for query in queries if query.answers]
@@ -96,7 +97,7 @@ def left_by_query_side(steps: Steps, number: int, measure: str) -> dict[str, Any
     name, rival = max(found, key=lambda one: one[1].means()[measure], default=labels)
     gap = rival.select(own.query_ids).measures[measure] - own.measures[measure]
     rng = np.random.default_rng([step.config.seed, number])
-    low, high = bootstrap_interval(gap, rng=rng, level=settings.level, samples=settings.samples)
+    low, high = bootstrap_interval(gap, rng=rng, samples=settings.samples)
     means = {f"dev {measure}": own.means()[measure], "its dev": rival.means()[measure]}
     return {"round": number, "against": name, **means, "left": float(gap.mean()), "from": low, "to": high}
 
@@ -129,6 +130,11 @@ def measures_of(split: str, config: Config, prepared: Prepared) -> list[str]:
             f"the {split} questions have neither grades nor answers: nothing can be measured; give prepare.qrels"
         )
     return measures
+
+
+def _knows(run: Run, queries: Sequence[Query]) -> bool:
+    """Whether a Run says anything of a split: labels from a file often say nothing of test."""
+    return any(len(run.of(query.id)[0]) for query in queries if query.id in run)
 
 
 def _dev_result(step: Step, name: str) -> PerQuery:
@@ -177,8 +183,7 @@ def _floors(run: Run, split: str, step: Step, prepared: Prepared, rng: np.random
 def _row(result: PerQuery, step: Step, rng: np.random.Generator) -> dict[str, Any]:
     settings = step.config.evaluate
     intervals = {
-        name: bootstrap_interval(values, rng=rng, level=settings.level, samples=settings.samples)
-        for name, values in result.measures.items()
+        name: bootstrap_interval(values, rng=rng, samples=settings.samples) for name, values in result.measures.items()
     }
     return {"means": result.means(), "intervals": {name: list(ends) for name, ends in intervals.items()}}
 

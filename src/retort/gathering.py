@@ -59,6 +59,7 @@ def gather_report(steps: Steps, step: Step, prepared: Prepared) -> int:
         title=step.path.parent.name,
         measure=deciding,
         subtitle=f"{split} split: {len(prepared.splits[split])} questions, {len(prepared.corpus)} passages",
+        chosen_here=split == "dev",
         rows=rows,
         comparisons=_comparisons(steps, step, split, deciding, shown),
         curves=_curves(steps, rounds),
@@ -120,9 +121,7 @@ def _comparisons(steps: Steps, step: Step, split: str, measure: str, shown: int)
     pairs = [(system, bm25), *((students[new], students[old]) for new, old in rivals)]
     more = (name for name in ("R@5", "R@20", "has_answer@20") if name in system.measures)
     settings, rng = step.config.evaluate, np.random.default_rng([step.config.seed, 1])
-    return compare(
-        pairs, measures=list(dict.fromkeys([measure, *more])), rng=rng, level=settings.level, samples=settings.samples
-    )
+    return compare(pairs, measures=list(dict.fromkeys([measure, *more])), rng=rng, samples=settings.samples)
 
 
 def _curves(steps: Steps, rounds: Sequence[int]) -> list[Curve]:

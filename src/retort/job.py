@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -73,9 +74,9 @@ class Job:
         """The folder of a stage of a round."""
         return self.steps[f"round-{round_number}/{stage}"].path
 
-    @property
+    @cached_property
     def prepared(self) -> Prepared:
-        """What the prepare stage left."""
+        """What the prepare stage left, once it has."""
         return Prepared(self.steps["prepare"].path)
 
     def mine(self, part: int) -> bool:

@@ -14,7 +14,7 @@ from retort import compute
 from retort.auditing import AUDIT, audit_round, heed
 from retort.candidates import curated, listed, to_label
 from retort.checks import check_candidates, check_config, check_grades, check_questions, check_start
-from retort.config import Config, load
+from retort.config import Config
 from retort.costs import measured
 from retort.data import read_corpus, read_qrels, read_queries
 from retort.distil.agreement import label_agreement
@@ -27,12 +27,12 @@ from retort.indexes.union import union
 from retort.job import Bar, Bars, Job, by_step, no_bars
 from retort.labelling import LABELS, MODEL, check_asked, check_files, labelled, looked_at, reader_answers, teacher_names
 from retort.losses import build
-from retort.plan import Step, answered_splits, only_graded, plan
-from retort.prepared import CANDIDATES, CORPUS, Prepared, asked_of, distinct, limited, write_prepared
+from retort.plan import Step, answered_splits, finished_run, only_graded, plan
+from retort.prepared import CANDIDATES, CORPUS, Prepared, asked_of, distinct, limited, repeated, write_prepared
 from retort.records import Corpus, Passage, Query, Run
 from retort.refreshing import encode_passages, index_passages, search_student
 from retort.searching import BM25, bm25_index, in_training, placed, sparse_trouble
-from retort.store import MANIFEST, PARTS, disk_watched, locked, read_json, remove, write_atomic, write_json
+from retort.store import PARTS, disk_watched, locked, read_json, remove, write_atomic, write_json
 from retort.students.card import CardFacts, write_model_card
 from retort.teachers.fid.loading import load_reader, make_reader
 from retort.teachers.fid.training import ReaderData, train_reader
@@ -114,6 +114,9 @@ def prepare(job: Job, step: Step) -> Facts:
         if found and not kept:
             raise ValueError(f"{graded[split]} grades none of the {len(found)} {split} questions: expected grades of some")
         splits[split] = limited(kept, settings.limit.get(split))
+    if again := repeated(splits):
+        job.say(f"{step.name}: warning: {again} dev and test questions have the words of a train question: if they mean the "
+                "same, take them out, as what was trained on measures nothing")  # fmt: skip
     with job.bars("corpus", None) as bar, write_atomic(step.path / CORPUS) as path:
         count = Corpus.write(path, _counted(read_corpus(settings.corpus, words=settings.words), bar))
     write_prepared(step.path, *distinct(splits, qrels))
@@ -127,7 +130,7 @@ def prepare(job: Job, step: Step) -> Facts:
         found.write(step.path / CANDIDATES)
     check_files(step.config, prepared)
     asked = {f"{split} questions": len(queries) for split, queries in splits.items()}
-    return {"items": count, **asked, "questions without grades left out": ungraded}
+    return {"items": count, **asked, "questions without grades left out": ungraded, "asked in train too": again}
 
 
 def read(job: Job, step: Step) -> Facts:
@@ -284,17 +287,12 @@ UNITS = {
 def search_run(root: Path, question: str, k: int) -> list[dict[str, Any]]:
     """The best `k` passages for a question by the best student of the finished run in `root`, with title, text and score.
 
-    The run is taken as it stands, also where its sources have moved. ValueError where it is not finished.
+    ValueError as `finished_run`.
     """
     if not question.strip():
         raise ValueError("the question is empty, expected some words to search for")
-    if not (root / "prepare" / MANIFEST).is_file():
-        raise ValueError(f"{root} holds no run, expected config.json and prepare/ there: give the folder of `retort run`")
-    config = load(root / "config.json")
-    known = {str(file.parent.relative_to(root)): read_json(file)["key"] for file in root.rglob(MANIFEST)}
-    steps = plan(config, root, known=known)
-    best = steps["report"].folder.manifest()["best_round"]
-    job = Job(steps, compute.accelerator(config.compute))
+    steps, best = finished_run(root)
+    job = Job(steps, compute.accelerator(steps["prepare"].config.compute))
     _, rows, scores = next(iter(search_student(job, best, [Query("question", question)], k)))
     passages = [job.prepared.corpus[row] for row in rows.tolist()]
     return [

@@ -5,23 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from retort.config import Config, TeacherSettings
+from retort.config import Config, TeacherSettings, load
 from retort.data import fingerprint
 from retort.distil.method import Method
 from retort.losses import build
-from retort.store import StageFolder, key_of
+from retort.store import MANIFEST, StageFolder, key_of, read_json
 from retort.teachers.fid.signals import ReaderSignal
 
 # Raise a stage's version when what it writes changes for the same settings: folders of another version are refused.
 VERSIONS = {
     "prepare": 2,
     "read": 2,
-    "label": 3,
-    "distil": 2,
+    "label": 4,
+    "distil": 3,
     "encode": 1,
     "index": 1,
     "retrieve": 1,
-    "evaluate": 1,
+    "evaluate": 2,
     "report": 1,
 }
 
@@ -41,6 +41,21 @@ class Step:
     def path(self) -> Path:
         """The folder of the stage."""
         return self.folder.path
+
+
+def finished_run(root: Path) -> tuple[dict[str, Step], int]:
+    """The steps of the finished run in `root` and its best round, 0 for the untouched student.
+
+    The run is taken as it stands, also where its sources have moved. ValueError where it is not finished.
+    """
+    if not (root / "prepare" / MANIFEST).is_file():
+        raise ValueError(f"{root} holds no run, expected config.json and prepare/ there: give the folder of `retort run`")
+    known = {str(file.parent.relative_to(root)): read_json(file)["key"] for file in root.rglob(MANIFEST)}
+    steps = plan(load(root / "config.json"), root, known=known)
+    best = steps["report"].folder.manifest()["best_round"]
+    if best:
+        steps[f"round-{best}/distil"].folder.manifest()  # may be in training again, with other settings
+    return steps, best
 
 
 def plan(config: Config, root: Path, *, known: Mapping[str, str] | None = None) -> dict[str, Step]:

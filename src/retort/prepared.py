@@ -102,6 +102,17 @@ def distinct(
     )
 
 
+def repeated(splits: Mapping[str, Sequence[Query]]) -> int:
+    """How many dev and test questions have the words of a train question.
+
+    >>> repeated({"train": [Query("a", "Who sang?")], "test": [Query("b", "who  sang?"), Query("c", "Who ran?")]})
+    1
+    """
+    asked = {split: [" ".join(query.text.casefold().split()) for query in queries] for split, queries in splits.items()}
+    trained = set(asked.pop("train", []))
+    return sum(text in trained for texts in asked.values() for text in texts)
+
+
 def write_prepared(folder: Path, splits: Mapping[str, Sequence[Query]], qrels: Mapping[str, Qrels]) -> None:
     """Write the questions and the grades of all splits; the ids are unique over all of them (`distinct`)."""
     rows = [(split, query) for split, queries in splits.items() for query in queries]

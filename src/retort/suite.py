@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from retort import compute
-from retort.config import Bm25, load
+from retort.config import Bm25
 from retort.data import read_corpus, read_qrels, read_queries
 from retort.data.formats import beir_file
 from retort.evaluation.measure_names import check_measures
@@ -16,9 +16,9 @@ from retort.evaluation.metrics import evaluate
 from retort.evaluation.suites import SuiteTable, suite_table
 from retort.job import Bars, Job, no_bars
 from retort.labelling import MODEL
+from retort.plan import finished_run
 from retort.records import Corpus, Qrels, Query, Run
 from retort.searching import bm25_index, search_pool
-from retort.store import read_json
 from retort.students.loading import AnyStudent, load_student
 
 DEPTH = 100  # passages of a search at least, as many as BEIR's usual measures read
@@ -28,18 +28,17 @@ def evaluate_suite(root: Path, folders: Sequence[Path], measure: str, *, bars: B
     """`measure` of BM25, of the untouched student and of the best one of the finished run in `root`, on each folder.
 
     A folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv; its name is the dataset's, with its parent's where that is
-    cqadupstack. Corpora are held and encoded in memory, one after the other. ValueError, before any of them is read: no
-    finished run there, an unknown measure, a folder that is no such collection.
+    cqadupstack. The average leaves out msmarco, as BEIR does, and the collection that the run was trained on. Corpora are
+    held and encoded in memory, one after the other. ValueError, before any of them is read: no finished run there, an
+    unknown measure, a folder that is no such collection.
     """
     names = [_dataset(folder) for folder in folders]
     if len(set(names)) < len(names):
         raise ValueError(f"the collections are called {names}, expected different names: rename a folder")
     [measure] = check_measures([measure])
-    if not (root / "report" / "best.json").is_file():
-        raise ValueError(f"{root} holds no finished run, expected report/best.json: run `retort run` to its end first")
+    steps, best = finished_run(root)
     collections = [_collection(folder, measure) for folder in folders]
-    config = load(root / "config.json")
-    best = read_json(root / "report" / "best.json")["round"]
+    config = steps["prepare"].config
     job = Job({}, compute.accelerator(config.compute), bars)
     students = {"untouched": load_student(config.distil.student)}
     if best:
@@ -51,7 +50,9 @@ def evaluate_suite(root: Path, folders: Sequence[Path], measure: str, *, bars: B
             for name, found in _measured(collection, students, config.retrieve.bm25, measure, job).items():
                 results.setdefault(name, {})[dataset] = found
             bar()
-    return suite_table(results, measure)
+    own = Path(config.prepare.corpus).resolve()
+    trained = [name for name, folder in zip(names, folders, strict=True) if folder.resolve() in (own, *own.parents)]
+    return suite_table(results, measure, in_domain=("msmarco", *trained))
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ class Batch:
 
     `mask` is False where a query has fewer than K candidates. `positive` marks candidates that hold an answer or are
     labelled relevant, where that is known. `labels` are the raw scores of the teacher, or of several ([T, B, K]); 0 where
-    masked. `ranks` are the candidates' ranks in the student's own ranking, from 1, where they are known. Derived rows
-    (paraphrases, mixtures) name their `view` and their `parent` row.
+    masked. `undrawn` marks passages of other queries that were labelled for this one too and are not among its candidates:
+    no negatives of it. `ranks` are the candidates' ranks in the student's own ranking, from 1, where they are known.
+    Derived rows (paraphrases, mixtures) name their `view` and their `parent` row.
     """
 
     queries: tuple[Query, ...]
@@ -39,6 +40,7 @@ class Batch:
     mask: Bool[Tensor, "B K"]
     positive: Bool[Tensor, "B K"]
     labels: Float[Tensor, "... B K"] | None = None
+    undrawn: Bool[Tensor, "B M"] | None = None
     ranks: Int[Tensor, "B K"] | None = None
     view: tuple[str, ...] = ()
     parent: Int[Tensor, "B"] | None = None

@@ -92,3 +92,29 @@ def test_a_list_with_a_known_positive_is_never_drawn_without_one(name):
         for one in sampled(data, [0, 1], SAMPLERS[name], 2, seed=0, step=step):
             assert one.positive.sum() == 1
             assert len(set(one.passages.tolist())) == 2
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_list_with_a_known_negative_is_never_drawn_without_one(name):
+    curation = Curation(mark=lambda query, rows: np.arange(len(rows)) < len(rows) - 1)  # all but the last
+    data = examples(LABELS, QUERIES, CORPUS, curation)
+    for step in range(20):
+        for one in sampled(data, [0, 1], SAMPLERS[name], 2, seed=0, step=step):
+            assert one.positive.tolist() == [True, False]
+
+
+def test_what_was_labelled_for_a_query_and_not_drawn_is_marked_among_the_passages_of_the_others():
+    data = examples(LABELS, QUERIES, CORPUS)
+    chosen = sampled(data, [0, 1, 2], SAMPLERS["random"], 4, seed=0, step=0)
+    batch = make_batch(chosen, CORPUS)
+    for row, labelled in enumerate(chosen):
+        own, known = set(labelled.passages.tolist()), set(LABELS.of(labelled.query.id)[0].tolist())
+        places = CORPUS.rows([passage.id for passage in batch.passages]).tolist()
+        assert batch.undrawn[row].tolist() == [place in known - own for place in places]
+    assert batch.undrawn.any()
+
+
+def test_what_curation_leaves_out_is_no_negative_either():
+    curation = Curation(mark=lambda query, rows: np.arange(len(rows)) == 5, teacher_margin=0.0)
+    kept = examples(LABELS, QUERIES, CORPUS, curation).kept[0]
+    assert set(kept.others.tolist()) == set(LABELS.of(kept.query.id)[0][:5].tolist())

@@ -71,5 +71,6 @@ def test_taking_places_keeps_what_is_known_of_each_candidate_together():
         np.array([False, True, False]), np.array([2, 9, 1], np.int32),
     )  # fmt: skip
     taken = labelled.take(np.array([1, 2]))
+    assert (taken.others.tolist(), taken.take(np.array([0])).others.tolist()) == ([7], [7, 5])
     assert (taken.passages.tolist(), taken.scores.tolist()) == ([3, 5], [2, 1])
     assert (taken.positive.tolist(), taken.ranks.tolist()) == ([True, False], [9, 1])

@@ -34,6 +34,12 @@ def test_the_sentence_says_how_far_above_and_below_and_how_sure():
     )
 
 
+def test_an_answer_from_the_questions_that_chose_the_round_says_so():
+    cited = [against("BM25", 0.1, 0.01), against("MiniLM", 0.206, 0.012)]
+    assert "These questions also chose the round" in answer(ROWS, cited, "R@5", chosen_here=True).text
+    assert "chose" not in answer(ROWS, cited, "R@5").text
+
+
 @pytest.mark.parametrize(
     ("student", "bm25", "kind"),
     [

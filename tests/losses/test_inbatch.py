@@ -49,6 +49,24 @@ def test_neither_a_constant_nor_the_order_of_candidates_matters():
     torch.testing.assert_close(candidate_mass(student, CANDIDATES[:, order], MASK[:, order]), expected)
 
 
+@pytest.mark.parametrize("loss", ["mass", "info_nce"])
+def test_what_a_row_leaves_out_is_as_if_it_were_not_in_the_batch(loss):
+    student = scores().requires_grad_()
+    left_out = torch.zeros(3, 6, dtype=torch.bool)
+    left_out[:, 5] = True  # nobody's candidate
+
+    def value(inbatch, without=None):
+        if loss == "mass":
+            return candidate_mass(inbatch, CANDIDATES, MASK, without)
+        return info_nce(inbatch, CANDIDATES, torch.tensor([[True, False, False]] * 3), MASK, without)
+
+    found = value(student, left_out)
+    torch.testing.assert_close(found, value(student[:, :5]))
+    [gradient] = torch.autograd.grad(found.sum(), student)
+    assert (gradient[:, 5] == 0).all()
+    assert (value(student) > found).all()
+
+
 def test_a_row_without_candidates_or_with_all_passages_costs_nothing():
     every = torch.arange(6)[None].expand(3, 6)
     torch.testing.assert_close(candidate_mass(scores(), every), torch.zeros(3, dtype=torch.float64))

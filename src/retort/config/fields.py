@@ -16,11 +16,11 @@ class Optimiser(Section):
 
     learning_rate: PositiveFloat = 1e-4
     weight_decay: float = Field(default=0.01, ge=0)
-    warmup_steps: NonNegativeInt = 1000
+    warmup_steps: NonNegativeInt = 1000  # until the rate is full; with fewer steps in all it never is
     decay_steps: PositiveInt | None = (
         None  # when the rate would be 0; None: at the last step (FiD: 30,000, and 20,000 trained)
     )
-    clip: PositiveFloat = 1.0
+    clip: PositiveFloat = 1.0  # the most that the gradient's norm may be
 
 
 def with_fields(value: str, *, needed: set[str], optional: set[str]) -> str:

@@ -30,9 +30,9 @@ class LanguageModel(Section):
 
     signal: Literal["answer", "question", "attention"] = "answer"
     prompt: LanguagePrompt | None = None  # None: the signal's own
-    chat: bool = False  # in the user's turn of the tokeniser's template
-    chat_options: dict[str, Any] = {}  # of the template, such as {enable_thinking: false}
-    end_token: bool = False  # the scored text ends there
+    chat: bool = False  # language_model: in the user's turn of the tokeniser's template
+    chat_options: dict[str, Any] = {}  # of that template, such as {enable_thinking: false}
+    end_token: bool = False  # language_model, answer and question: the scored text ends there
     looking: Literal["question", "last", "answer"] = "question"  # attention: the tokens that look back
     calibrated: bool = True  # attention: less that of a question without content
     heads: Heads | None = None  # attention: those that count, by layer; None: all
@@ -78,9 +78,9 @@ class Judge(Section):
     """How a language model judges passages: a grade for each, or a ranking of up to `window` together."""
 
     form: Literal["grades", "ranking"] = "ranking"
-    scale: PositiveInt = 3  # grades: from 0 to this
+    scale: PositiveInt = 3  # grades: from 0 to this, 100 at most; with `expected` 9
     expected: bool = False  # grades: the mean over the probabilities that the server gives the grades
-    window: PositiveInt = 10  # ranking: passages of one request
+    window: PositiveInt = 10  # ranking: passages of one request, 3 at least
     repeats: PositiveInt = 2  # of grades 1. Each shows the passages in another order, every second the one before reversed
     attempts: PositiveInt = 3  # replies to one request, until one has the form
     # of a passage whose replies all lack the form: the run ends, or it stays without a label

@@ -21,12 +21,16 @@ class Prepare(Section):
     """Where the corpus, the questions and the evaluation grades are. `qrels` never holds grades of the train split."""
 
     corpus: str  # a file or folder, its format found by its content
-    queries: dict[Split, str]  # questions and answers of each split; a file may hold several splits
-    qrels: dict[Literal["dev", "test"], str] = {}  # grades, for evaluation only
-    positives: str | None = None  # grades of train questions, for those who have them; read where distil.positives is qrels
+    queries: dict[
+        Split, str
+    ]  # questions and answers, of train and dev at least; lines of a file for several say their `split`
+    qrels: dict[
+        Literal["dev", "test"], str
+    ] = {}  # grades for evaluation; of dev also what is positive, where distil.positives is qrels
+    positives: str | None = None  # grades of train questions, read where distil.positives is qrels
     # dev and test questions without grades, beside others that have some: drop leaves them out (TREC DL judges 43 of 200)
     ungraded: Literal["refuse", "drop"] = "refuse"
-    # a run or FiD file that stands for round 0's search, or one for each split
+    # a run or FiD file that stands for round 0's search, or one for each split: `file` in retrieve.first
     candidates: str | dict[Split, str] | None = None
     words: PositiveInt = 100  # of a passage that is cut from prose
     limit: dict[Split, PositiveInt | None] = {}  # questions kept of a split, chosen by a hash of their id; null: all
@@ -42,11 +46,12 @@ class Bm25(Section):
 
 
 class Retrieve(Section):
-    """What finds candidates: before round 1 (`first`), and what joins the student after it (`later`)."""
+    """What finds candidates: before round 1 (`first`), and for the rounds after it (`later`)."""
 
-    depth: PositiveInt = 100  # FiD-KD
+    depth: PositiveInt = 100  # passages that each search finds, and candidates kept of all together (FiD-KD)
     # file: prepare.candidates. Several are joined
     first: list[Literal["bm25", "student", "file"]] = Field(default=["bm25"], min_length=1)
+    # without the student among them, what it finds is left out
     later: list[Literal["bm25", "student"]] = Field(default=["student"], min_length=1)
     bm25: Bm25 = Bm25()
 
@@ -55,7 +60,7 @@ class Encode(Section):
     """The pass over the corpus, and what a round does instead of it (Atlas, arXiv 2208.03299, section 2.4)."""
 
     passages_per_part: PositiveInt = 50_000  # what a kill loses at most
-    batch_tokens: PositiveInt = 16_384  # padded tokens encoded at once
+    batch_tokens: PositiveInt = 16_384  # padded tokens encoded at once; on a CPU 1,024 at most
     # after a round's training: full encodes the corpus anew; rerank keeps the vectors of the round before, and ranks the
     # first `rerank_depth` passages that they find by fresh ones; auto is full where those vectors are stale, else rerank
     refresh: Literal["full", "rerank", "auto"] = "full"
@@ -94,15 +99,14 @@ class Evaluate(Section):
     measures: list[str] = ["nDCG@10", "RR@10", "R@1", "R@5", "R@20", "R@100"]
     answers_at: list[PositiveInt] = [1, 5, 20, 100]  # k of has_answer@k
     samples: PositiveInt = 10_000  # of the bootstrap and the randomisation test
-    level: float = Field(default=0.95, gt=0, lt=1)  # of the intervals and tests
     headline: str | None = None  # the measure that decides; None: nDCG@10 with grades, else has_answer@20
 
 
 class Reporting(Section):
     """How much of the evidence the report shows."""
 
-    examples: PositiveInt = 20  # wins, and as many losses, with their passages
-    maps: int = Field(default=5, ge=0, le=20)  # the label stage keeps 20
+    examples: PositiveInt = 20  # wins, and as many losses, with their passages; 20 of each at most
+    maps: int = Field(default=5, ge=0, le=20)  # of where the reader looked; the label stage keeps 20
 
 
 class Compute(Section):
@@ -116,7 +120,7 @@ class Compute(Section):
 class Config(Section):
     """A whole run. `overrides` changes sections from a round on: {2: {"distil": {"steps": 100}}}."""
 
-    seed: NonNegativeInt = 0  # of all that is random
+    seed: NonNegativeInt = 0  # of training, draws, tests and indexes; not of a judge's orders, new heads and Seismic
     rounds: PositiveInt = 2
     prepare: Prepare
     retrieve: Retrieve = Retrieve()

@@ -13,6 +13,7 @@ TeacherKind = Literal[
 ]  # fmt: skip
 REMOTE = ("remote", "judge")
 READ_BY: dict[str, tuple[str, ...]] = {  # settings that only some kinds of teachers read
+    "sha256": ("cross_encoder", "retriever", "language_model"),
     "language": ("language_model", "remote"),
     "judge": ("judge",),
     "passage_format": ("cross_encoder", "retriever", "judge"),
@@ -31,7 +32,7 @@ class AttentionSettings(Section):
     position: Literal["first", "all", "answer"] | None = None  # the decoder positions that look
     # what counts: scores as they are, or shares of the attention
     stage: Literal["pre_softmax", "post_softmax"] | None = None
-    # what becomes of a passage's tokens; top5: the mean of the highest five
+    # mean, sum, max or topN (the highest N, their sum over N) of a passage's tokens
     tokens: str | None = Field(default=None, pattern=r"^(mean|sum|max|top[1-9]\d*)$")
     value_norm: bool | None = None  # each token's is multiplied by the length of its value vector (Atlas)
     exclude: list[Part] = []  # parts of the passage strings of which no token counts
@@ -77,19 +78,25 @@ class Phase(Section):
     microbatch: PositiveInt | None = None  # questions of one forward pass; None: the whole batch
 
 
+class ReaderOptimiser(Optimiser):
+    """As the student's, with the rate of FiD's released recipe for T5-base."""
+
+    learning_rate: PositiveFloat = 5e-5
+
+
 class Read(Section):
     """The reader: which model, its prompts, and its training."""
 
     model: str = "google-t5/t5-base"  # an encoder-decoder of Hugging Face: its id, a folder, or package:NAME/PATH
-    sha256: str | None = None  # of its weights: others are refused
-    decoder_layers: PositiveInt | None = None  # set: `model` is an encoder, and its first layers become the decoder
+    sha256: str | None = None  # of model.safetensors in a folder or package: others are refused
+    decoder_layers: PositiveInt | None = None  # set: `model` is a BERT encoder, and its first layers become the decoder
     copies: bool = False  # mix the vocabulary with attention over passage tokens
     dropout: float | None = Field(default=None, ge=0, lt=1)  # None: what the model's own config says
     frozen_layers: NonNegativeInt = 0  # lowest encoder layers, and the embeddings with them, that are not trained
     decoder_rate: PositiveFloat = 1.0  # learning rate of what is not the encoder, as a multiple
     prompts: Prompts = Prompts()
     phases: list[Phase] = Field(default=[Phase()], min_length=1)
-    optimiser: Optimiser = Optimiser(learning_rate=5e-5)
+    optimiser: ReaderOptimiser = ReaderOptimiser()
     gradient_checkpointing: bool = False  # less memory for a third more work
     evaluate_every: PositiveInt = 500  # steps; the reader that answers best is kept
     evaluate_passages: PositiveInt | None = None  # None: as many as the last phase
@@ -109,8 +116,8 @@ class TeacherSettings(Section):
     """
 
     kind: TeacherKind = "fid"
-    model: str | None = None  # as read.model
-    sha256: str | None = None  # of its weights: others are refused
+    model: str | None = None  # as read.model, of the kind's own sort; remote, judge: the name that the server knows
+    sha256: str | None = None  # of model.safetensors in a folder or package: others are refused
     scores: str | None = None  # of kind run
     server: ServerSettings | None = None  # remote, judge
     language: LanguageModel = LanguageModel()  # language_model, remote
@@ -123,7 +130,7 @@ class TeacherSettings(Section):
     signal: Signal = "fid_kd"
     attention: AttentionSettings = AttentionSettings()  # of fid
     weight: PositiveFloat = 1.0  # among several teachers
-    squashed: bool = False  # take scores that a sigmoid has squashed all the same
+    squashed: bool = False  # cross_encoder, run: take scores that a sigmoid has squashed all the same
 
     @field_validator("passage_format")
     @classmethod
@@ -147,6 +154,9 @@ class TeacherSettings(Section):
             raise ValueError(
                 "no server tells where a model looks: take the signal answer or question, or kind language_model"
             )
+        asked = self.language.model_dump(exclude_defaults=True, exclude={"signal", "prompt"})
+        if self.kind == "remote" and asked:
+            raise ValueError(f"a remote teacher reads signal and prompt of `language`, not {sorted(asked)}: take them out")
         return self
 
     @model_validator(mode="after")
@@ -170,8 +180,8 @@ class Label(Section):
     entropy: PositiveFloat | None = None  # nats that each question's softmax is brought to; None: scores as they are
     depth: PositiveInt = 100  # candidates of a question that are labelled
     queries_per_part: PositiveInt = 256  # what a kill loses at most
-    batch: PositiveInt = 8  # questions of one forward pass
-    require_answer: bool = False  # train only on questions of which a candidate holds an answer
+    batch: PositiveInt = 8  # fid: questions of one forward pass
+    require_answer: bool = False  # train and choose on questions of which a candidate holds an answer
 
     @property
     def reads(self) -> bool:

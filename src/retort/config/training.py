@@ -14,27 +14,32 @@ ObjectiveName = Literal[
 
 
 class ObjectiveSettings(Section):
-    """An objective of retort.losses by name, its weight, and its settings; None stands for the objective's own default."""
+    """An objective of retort.losses by name, its weight, and its settings; None stands for the objective's own default.
+
+    Temperatures are 1 by default, and refused where an objective has none.
+    """
 
     name: ObjectiveName = "kl"
     coefficient: PositiveFloat = 1.0  # its weight in the sum of objectives
     warmup_steps: PositiveInt | None = None  # the coefficient grows with the square of the step until then (SPLADE)
     student_temperature: PositiveFloat | None = None  # the student's scores are divided by it
     teacher_temperature: PositiveFloat | None = None  # the teacher's are
-    margin: NonNegativeFloat | None = None  # max_margin
-    gamma: NonNegativeFloat | None = None  # ckl
-    alpha: NonNegativeFloat | None = None  # ckl: what a rank weighs
-    detach_weights: bool | None = None  # ckl: weights without a gradient
-    bias_positives: bool | None = None  # ckl: ranks bias positives too
-    lam: NonNegativeFloat | None = None  # bkl
-    labels: Literal["soft", "hard"] | None = None  # cross_entropy
-    scheme: Literal["ndcg_loss2pp", "lambda_rank"] | None = None  # lambda_loss
-    mu: NonNegativeFloat | None = None  # lambda_loss
-    pairs: Literal["positive", "all"] | None = None  # margin_mse
-    heads: list[PositiveInt] | None = None  # cl_drd
-    tail: PositiveInt | None = None  # cl_drd
-    stage_steps: PositiveInt | None = None  # cl_drd
-    side: Literal["query", "passage"] | None = None  # flops, l1
+    margin: NonNegativeFloat | None = None  # max_margin; None: 0
+    gamma: NonNegativeFloat | None = None  # ckl: the exponent of its weights; None: 5
+    alpha: NonNegativeFloat | None = None  # ckl: what a rank weighs; None: 0
+    detach_weights: bool | None = None  # ckl: weights without a gradient; None: false
+    bias_positives: bool | None = None  # ckl: ranks bias positives too; None: false
+    lam: NonNegativeFloat | None = None  # bkl: weight of the penalty; None: 0.02
+    labels: Literal["soft", "hard"] | None = None  # cross_entropy; None: soft
+    scheme: Literal["ndcg_loss2pp", "lambda_rank"] | None = None  # lambda_loss; None: ndcg_loss2pp
+    mu: NonNegativeFloat | None = None  # ndcg_loss2pp: weight of its second term; None: 10
+    pairs: Literal["positive", "all"] | None = (
+        None  # margin_mse: each positive with the others, or all pairs; None: positive
+    )
+    heads: list[PositiveInt] | None = None  # cl_drd: how many count as the head, stage by stage; None: [10]
+    tail: PositiveInt | None = None  # cl_drd: ranks beyond it count least; None: 20
+    stage_steps: PositiveInt | None = None  # cl_drd: steps of a stage; None: 1
+    side: Literal["query", "passage"] | None = None  # flops, l1; None: passage
     threshold: PositiveInt | None = None  # flops: texts of so few entries cost nothing
 
 
@@ -53,7 +58,9 @@ class Distil(Section):
 
     student: StudentModel = StudentModel()
     objectives: list[ObjectiveSettings] = Field(default=[ObjectiveSettings()], min_length=1)
-    candidates: int = Field(default=100, ge=2)  # K; one candidate alone has nothing to be ranked against
+    candidates: int = Field(
+        default=100, ge=2
+    )  # K: labelled candidates of a question that a step draws; where it has fewer, all
     # spread: the labelled best, and the rest at random; positive: one positive, and negatives at random; stratified: one
     # of each equal share of the teacher's probability mass
     sample: Literal["top", "random", "spread", "positive", "stratified"] = "random"
@@ -70,8 +77,8 @@ class Distil(Section):
     topics: PositiveInt | None = None  # how many; None: six batches each
     steps: PositiveInt = 20_000
     optimiser: Optimiser = Optimiser()
-    chunk_tokens: PositiveInt = 16_384  # padded tokens encoded at once: bounds memory, not the batch
-    # False: every chunk's activations are kept, instead of computed again: a third less work, memory grows with the batch
+    chunk_tokens: PositiveInt = 16_384  # padded tokens encoded at once, on a CPU 1,024 at most: bounds memory, not the batch
+    # false: every chunk's activations are kept, not computed again: a quarter less work, memory grows with the batch
     gradient_caching: bool = True
     evaluate_every: PositiveInt = 500  # steps
     checkpoint_every: PositiveInt = 500  # steps that a kill loses at most

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from retort.compute import batch_rows
 from retort.distil.curation import Curation
-from retort.distil.sampling import Labelled, Sampler, with_positive
+from retort.distil.sampling import Labelled, Sampler, with_both
 from retort.distil.topics import Place, Topics, clustered
 from retort.records import Corpus, Query, Run
 from retort.tensors import Batch
@@ -81,7 +81,7 @@ def sampled(data: Examples, rows: Sequence[int], sampler: Sampler, count: int, *
     for place, row in enumerate(rows):
         labelled = data.kept[row]
         rng = np.random.default_rng([seed, step, place])
-        drawn.append(labelled.take(with_positive(labelled, sampler(labelled, count, rng), rng)))
+        drawn.append(labelled.take(with_both(labelled, sampler(labelled, count, rng), rng)))
     return drawn
 
 
@@ -104,6 +104,7 @@ def make_batch(drawn: Sequence[Labelled], corpus: Corpus, step: int = 0) -> Batc
         candidates=torch.from_numpy(np.where(mask, np.searchsorted(distinct, rows), 0)),
         mask=torch.from_numpy(mask),
         positive=torch.from_numpy(padded([labelled.positive for labelled in drawn], np.bool_)),
+        undrawn=torch.from_numpy(np.array([np.isin(distinct, labelled.others) for labelled in drawn])),
         labels=torch.from_numpy(padded([labelled.scores for labelled in drawn], np.float32)),
         ranks=torch.from_numpy(np.where(mask, padded(ranks, np.int64), 1)) if len(ranks) == len(drawn) else None,
         step=step,

@@ -191,7 +191,8 @@ class _Training:
     def saves(self, position: Position) -> bool:
         """Whether a checkpoint is due: at its interval, before ranks are renewed, and at the end."""
         renewed = self.renewal is not None and self.renewal.due(position.step)
-        return position.step % self.settings.checkpoint_every == 0 or renewed or self.done(position)
+        due = renewed or position.best_step == position.step or position.step % self.settings.checkpoint_every == 0
+        return due or self.done(position)
 
     def batch(self, data: Examples, corpus: Corpus, step: int) -> Batch:
         """The batch of `step`, the same in all processes; only their dropout differs."""

@@ -4,7 +4,7 @@ Every sampler returns positions in the list, ascending, so that the candidates o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
@@ -16,7 +16,8 @@ from retort.records import Query
 class Labelled:
     """A training query with its labelled candidates, best first: corpus rows, raw teacher scores, known positives.
 
-    `ranks`: where they stand in the student's own ranking, from 1, where that is known.
+    `ranks`: where they stand in the student's own ranking, from 1, where that is known. `others`: the query's labelled
+    candidates that are not among them any more.
     """
 
     query: Query
@@ -24,6 +25,7 @@ class Labelled:
     scores: Float32[np.ndarray, "n"]
     positive: Bool[np.ndarray, "n"]
     ranks: Int32[np.ndarray, "n"] | None = None
+    others: Int32[np.ndarray, "_"] = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def __len__(self) -> int:
         return len(self.passages)
@@ -31,7 +33,8 @@ class Labelled:
     def take(self, places: Int64[np.ndarray, "k"]) -> "Labelled":
         """The same query with some of its candidates."""
         ranks = None if self.ranks is None else self.ranks[places]
-        return Labelled(self.query, self.passages[places], self.scores[places], self.positive[places], ranks)
+        others = np.append(self.others, np.delete(self.passages, places))
+        return Labelled(self.query, self.passages[places], self.scores[places], self.positive[places], ranks, others)
 
 
 Sampler = Callable[[Labelled, int, np.random.Generator], Int64[np.ndarray, "k"]]
@@ -71,15 +74,17 @@ def stratified(labelled: Labelled, count: int, rng: np.random.Generator) -> Int6
     return np.sort(np.concatenate([drawn, rng.permutation(others)[: max(0, count - len(drawn))]]))[:count]
 
 
-def with_positive(labelled: Labelled, chosen: Int64[np.ndarray, "k"], rng: np.random.Generator) -> Int64[np.ndarray, "k"]:
-    """The chosen candidates, the last of them exchanged for a positive where positives are known and none was chosen.
+def with_both(labelled: Labelled, chosen: Int64[np.ndarray, "k"], rng: np.random.Generator) -> Int64[np.ndarray, "k"]:
+    """The chosen candidates, the last exchanged for one of the kind that is missing where positives are known.
 
-    A list without one teaches an objective that reads positives nothing, or, in CKL, that all its candidates are negatives.
+    A list without a positive teaches an objective that reads positives nothing, or, in CKL, that all its candidates are
+    negatives; one without a negative has nothing to set the positives apart from.
     """
-    positives = np.flatnonzero(labelled.positive)
-    if not len(positives) or np.isin(chosen, positives).any():
+    found = labelled.positive[chosen]
+    lacking = np.flatnonzero(labelled.positive != found[0])
+    if not labelled.positive.any() or not len(lacking) or (found != found[0]).any():
         return chosen
-    return np.sort(np.append(chosen[:-1], rng.permutation(positives)[:1]))
+    return np.sort(np.append(chosen[:-1], rng.permutation(lacking)[:1]))
 
 
 SAMPLERS: dict[str, Sampler] = {

@@ -147,8 +147,8 @@ class Table:
 class Report:
     """Everything the page says, in plain Python values. An empty part is left out of the page with a sentence.
 
-    `measure` is the one that the answer is given in. `rows` come in the order of the table. `curves` are the training
-    curves; those per round are drawn from `rows`.
+    `measure` is the one that the answer is given in, `chosen_here` whether its questions chose the best round. `rows` come
+    in the order of the table. `curves` are the training curves; those per round are drawn from `rows`.
     ValueError: means, intervals or differences that are not of shares in 0..1 (inversions belong in `tables`), a round
     without its number, two rows of one name or both best.
     """
@@ -157,6 +157,7 @@ class Report:
     _: KW_ONLY
     measure: str
     subtitle: str = ""
+    chosen_here: bool = False
     rows: Sequence[RunRow] = ()
     comparisons: Sequence[Comparison] = ()
     curves: Sequence[Curve] = ()
@@ -184,7 +185,7 @@ def write_report(report: Report, folder: Path) -> Path:
     The JSON holds every field of `report` and its `answer`; a number that is not finite is null there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = markup.plain(answer(report.rows, report.comparisons, report.measure))
+    found = markup.plain(answer(report.rows, report.comparisons, report.measure, chosen_here=report.chosen_here))
     values = {"answer": found, **markup.plain(report)}
     text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / DATA).write_text(text + "\n", encoding="utf-8")

@@ -45,9 +45,10 @@ class Answer:
     comparisons: tuple[Comparison, ...]  # those that the text cites
 
 
-def answer(rows: Sequence[RunRow], comparisons: Sequence[Comparison], measure: str) -> Answer:
+def answer(rows: Sequence[RunRow], comparisons: Sequence[Comparison], measure: str, *, chosen_here: bool = False) -> Answer:
     """Whether the kept round is better than the untouched student and each baseline, worded from the numbers.
 
+    `chosen_here`: the questions are those that chose the round, and the answer says so.
     Yes: significantly better than all of them. In part: than some. No: than none. Without the comparisons it is not
     tested. The system is the round marked best, or the last round where no round is.
     """
@@ -74,6 +75,8 @@ def answer(rows: Sequence[RunRow], comparisons: Sequence[Comparison], measure: s
     text = f"{mean}: {' and '.join(_clause(c, of[c.baseline]) for c in cited)}."
     if kept := [_named(row) for row in rivals if row.best]:
         text += f" Kept was {kept[0]}, not a round."
+    if chosen_here:
+        text += " These questions also chose the round, which flatters it: only test questions tell how sure this is."
     return Answer(question, kind, {"yes": "Yes.", "partly": "In part.", "no": "No."}[kind], text, cited)
 
 

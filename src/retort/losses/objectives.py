@@ -246,7 +246,7 @@ class CandidateMass(OverBatch):
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
-        return candidate_mass(self._scores(signals), batch.candidates, batch.mask)
+        return candidate_mass(self._scores(signals), batch.candidates, batch.mask, batch.undrawn)
 
 
 class InfoNCE(OverBatch):
@@ -256,7 +256,7 @@ class InfoNCE(OverBatch):
 
     def __call__(self, signals: Signals, target: Target, batch: Batch) -> Float[Tensor, "B"]:
         """The loss of each row."""
-        return info_nce(self._scores(signals), batch.candidates, batch.positive, batch.mask)
+        return info_nce(self._scores(signals), batch.candidates, batch.positive, batch.mask, batch.undrawn)
 
 
 @dataclass(frozen=True)
