@@ -132,6 +132,12 @@ def test_scores_that_almost_tie_are_told_apart():
     assert entropies(calibrated(run, 0.3))["q"] == pytest.approx(0.3, abs=1e-5)
 
 
+def test_questions_without_a_list_have_no_temperature_to_find():
+    run = Run.build("r", ["a", "b"], [[], []], [[], []])
+    assert temperatures(run, 0.5).tolist() == [1.0, 1.0]
+    assert [len(rows) for _, rows, _ in calibrated(run, 0.5)] == [0, 0]
+
+
 def test_an_entropy_of_nothing_is_refused():
     with pytest.raises(ValueError, match="expected more than 0"):
         temperatures(Run.build("r", ["q"], [[1]], [[1.0]]), 0.0)

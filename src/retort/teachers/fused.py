@@ -105,7 +105,8 @@ def temperatures(run: Run, entropy: float) -> Float64[np.ndarray, "Q"]:
         scores[real] = run.scores[run.starts[first] : run.starts[first + len(counts)]]
         gaps = np.where(real, scores[:, :1] - scores, 0.0)  # a Run is sorted: the first is the best
         spread = gaps.max(1, initial=0.0) > 0
-        found[first : first + CHUNK][spread] = _temperatures(gaps[spread], real[spread], entropy)
+        if spread.any():  # lists of a whole block may be empty
+            found[first : first + CHUNK][spread] = _temperatures(gaps[spread], real[spread], entropy)
     return found
 
 
