@@ -101,8 +101,9 @@ class Study:
         protocol = {
             "rounds": 1,
             "prepare": {"limit": {"dev": own.dev}},
-            "label": {
-                "teachers": [{"kind": "run", "scores": str(self.scores(name))}], "depth": 100, "entropy": own.entropy
+            "label": {  # shares and answers lie between 0 and 1, though no sigmoid has squashed them
+                "teachers": [{"kind": "run", "scores": str(self.scores(name)), "squashed": True}], "depth": 100,
+                "entropy": own.entropy,
             },
         }  # fmt: skip
         usual = as_changes({"distil": distil})
