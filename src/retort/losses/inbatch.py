@@ -59,8 +59,8 @@ def info_nce(
 
 
 def _without(inbatch: Float[Tensor, "B M"], left_out: Bool[Tensor, "B M"] | None) -> Float[Tensor, "B M"]:
-    """The scores in float32 at least, -inf where a row leaves a column out."""
-    return wide(inbatch) if left_out is None else hidden(wide(inbatch), ~left_out)
+    """The scores in float32 at least, the lowest finite number where a row leaves a column out."""
+    return wide(inbatch) if left_out is None else hidden(inbatch, ~left_out)
 
 
 def _columns(
