@@ -12,6 +12,7 @@ TeacherKind = Literal[
     "fid", "bm25", "answers", "cross_encoder", "retriever", "run", "language_model", "remote", "judge"
 ]  # fmt: skip
 REMOTE = ("remote", "judge")
+READER_RATE = {"learning_rate": 5e-5}
 READ_BY: dict[str, tuple[str, ...]] = {  # settings that only some kinds of teachers read
     "sha256": ("cross_encoder", "retriever", "language_model"),
     "language": ("language_model", "remote"),
@@ -78,12 +79,6 @@ class Phase(Section):
     microbatch: PositiveInt | None = None  # questions of one forward pass; None: the whole batch
 
 
-class ReaderOptimiser(Optimiser):
-    """As the student's, with the rate of FiD's released recipe for T5-base."""
-
-    learning_rate: PositiveFloat = 5e-5
-
-
 class Read(Section):
     """The reader: which model, its prompts, and its training."""
 
@@ -96,12 +91,17 @@ class Read(Section):
     decoder_rate: PositiveFloat = 1.0  # learning rate of what is not the encoder, as a multiple
     prompts: Prompts = Prompts()
     phases: list[Phase] = Field(default=[Phase()], min_length=1)
-    optimiser: ReaderOptimiser = ReaderOptimiser()
+    optimiser: Optimiser = Optimiser(**READER_RATE)  # its rate, where none is given, is FiD's for T5-base
     gradient_checkpointing: bool = False  # less memory for a third more work
     evaluate_every: PositiveInt = 500  # steps; the reader that answers best is kept
     evaluate_passages: PositiveInt | None = None  # None: as many as the last phase
     checkpoint_every: PositiveInt = 500  # steps that a kill loses at most
     later_rounds: Literal["restart", "continue"] = "restart"  # which of the two the paper does is not known
+
+    @field_validator("optimiser", mode="before")
+    @classmethod
+    def _keeps_its_rate(cls, given: object) -> object:
+        return {**READER_RATE, **given} if isinstance(given, dict) else given
 
 
 class TeacherSettings(Section):
