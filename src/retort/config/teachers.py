@@ -12,7 +12,7 @@ TeacherKind = Literal[
     "fid", "bm25", "answers", "cross_encoder", "retriever", "run", "language_model", "remote", "judge"
 ]  # fmt: skip
 REMOTE = ("remote", "judge")
-READER_RATE = {"learning_rate": 5e-5}
+READER_RATE = 5e-5
 READ_BY: dict[str, tuple[str, ...]] = {  # settings that only some kinds of teachers read
     "sha256": ("cross_encoder", "retriever", "language_model"),
     "language": ("language_model", "remote"),
@@ -91,7 +91,7 @@ class Read(Section):
     decoder_rate: PositiveFloat = 1.0  # learning rate of what is not the encoder, as a multiple
     prompts: Prompts = Prompts()
     phases: list[Phase] = Field(default=[Phase()], min_length=1)
-    optimiser: Optimiser = Optimiser(**READER_RATE)  # its rate, where none is given, is FiD's for T5-base
+    optimiser: Optimiser = Optimiser(learning_rate=READER_RATE)  # its rate, where none is given, is FiD's for T5-base
     gradient_checkpointing: bool = False  # less memory for a third more work
     evaluate_every: PositiveInt = 500  # steps; the reader that answers best is kept
     evaluate_passages: PositiveInt | None = None  # None: as many as the last phase
@@ -101,7 +101,7 @@ class Read(Section):
     @field_validator("optimiser", mode="before")
     @classmethod
     def _keeps_its_rate(cls, given: object) -> object:
-        return {**READER_RATE, **given} if isinstance(given, dict) else given
+        return {"learning_rate": READER_RATE, **given} if isinstance(given, dict) else given
 
 
 class TeacherSettings(Section):
