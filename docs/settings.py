@@ -60,10 +60,8 @@ def _table(place: str, section: type[BaseModel]) -> str:
 
 def _comments(section: type[BaseModel]) -> dict[str, str]:
     """What the source says of each field: the comment lines above it, and the comment behind it."""
-    if section is BaseModel:
-        return {}
     source = textwrap.dedent(inspect.getsource(section))
-    lines, found = source.splitlines(), _comments(section.__mro__[1])
+    lines, found = source.splitlines(), {}
     for node in ast.parse(source).body[0].body:  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             first = node.lineno - 1

@@ -4,7 +4,7 @@ Between the pipeline and the families: reads stage folders, hands plain values t
 """
 
 import filecmp
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from retort.job import Job
 from retort.labelling import LABELS
 from retort.plan import Step, plan
 from retort.prepared import Prepared, asked_of
-from retort.records import Query, Run
+from retort.records import Run
 from retort.searching import search_pool
 from retort.store import read_json, write_json
 from retort.students.loading import InTraining
@@ -39,7 +39,8 @@ def evaluate_round(steps: Steps, step: Step, prepared: Prepared) -> int:
         queries = prepared.splits.get(split)
         if not queries:
             continue
-        runs = [run for run in round_runs(steps, step) if not step.round or _knows(run, queries)]
+        # labels from a file often say nothing of test
+        runs = [run for run in round_runs(steps, step) if not step.round or len(asked_of(run, queries).passages)]
         results = {run.name: _measured(run, split, step, prepared) for run in runs}
         if step.round:
             answers = _reader_answers(steps, step)
@@ -130,11 +131,6 @@ def measures_of(split: str, config: Config, prepared: Prepared) -> list[str]:
             f"the {split} questions have neither grades nor answers: nothing can be measured; give prepare.qrels"
         )
     return measures
-
-
-def _knows(run: Run, queries: Sequence[Query]) -> bool:
-    """Whether a Run says anything of a split: labels from a file often say nothing of test."""
-    return any(len(run.of(query.id)[0]) for query in queries if query.id in run)
 
 
 def _dev_result(step: Step, name: str) -> PerQuery:

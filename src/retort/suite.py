@@ -42,8 +42,8 @@ def evaluate_suite(root: Path, folders: Sequence[Path], measure: str, *, bars: B
     job = Job({}, compute.accelerator(config.compute), bars)
     students = {"untouched": load_student(config.distil.student)}
     if best:
-        folder = root / f"round-{best}" / "distil" / MODEL
-        students[f"round-{best}"] = load_student(config.of_round(best).distil.student, folder=folder)
+        trained = steps[f"round-{best}/distil"]
+        students[f"round-{best}"] = load_student(trained.config.distil.student, folder=trained.path / MODEL)
     results: dict[str, dict[str, dict[str, float]]] = {}
     with bars("collections", len(folders)) as bar:
         for dataset, collection in zip(names, collections, strict=True):
@@ -51,8 +51,8 @@ def evaluate_suite(root: Path, folders: Sequence[Path], measure: str, *, bars: B
                 results.setdefault(name, {})[dataset] = found
             bar()
     own = Path(config.prepare.corpus).resolve()
-    trained = [name for name, folder in zip(names, folders, strict=True) if folder.resolve() in (own, *own.parents)]
-    return suite_table(results, measure, in_domain=("msmarco", *trained))
+    learnt = [name for name, folder in zip(names, folders, strict=True) if folder.resolve() in (own, *own.parents)]
+    return suite_table(results, measure, in_domain=("msmarco", *learnt))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What every section of the config stands on: its base, the format strings, the optimiser."""
 
+from collections.abc import Mapping, Sequence
 from string import Formatter
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -21,6 +22,12 @@ class Optimiser(Section):
         None  # when the rate would be 0; None: at the last step (FiD: 30,000, and 20,000 trained)
     )
     clip: PositiveFloat = 1.0  # the most that the gradient's norm may be
+
+
+def unread(section: Section, kind: str, read_by: Mapping[str, Sequence[str]]) -> str | None:
+    """The first setting away from its default that a section of this kind does not read; `read_by` has the kinds that do."""
+    changed = (name for name in read_by if getattr(section, name) != type(section).model_fields[name].default)
+    return next((name for name in changed if kind not in read_by[name]), None)
 
 
 def with_fields(value: str, *, needed: set[str], optional: set[str]) -> str:

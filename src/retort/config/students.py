@@ -4,12 +4,12 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from retort.config.fields import Section, with_fields
+from retort.config.fields import Section, unread, with_fields
 
-OWN_FIELDS = {  # settings that only one kind of student has
-    "dense": ("pooling", "score", "query_side", "lora_rank"),
-    "sparse": ("sparse_pooling", "inference_free"),
-    "late_interaction": ("dimension", "query_expansion", "skip_punctuation"),
+READ_BY = {  # settings that only one kind of student reads
+    **dict.fromkeys(("pooling", "score", "query_side", "lora_rank"), ("dense",)),
+    **dict.fromkeys(("sparse_pooling", "inference_free"), ("sparse",)),
+    **dict.fromkeys(("dimension", "query_expansion", "skip_punctuation"), ("late_interaction",)),
 }
 
 
@@ -50,12 +50,10 @@ class StudentModel(Section):
     def _fits_its_kind(self) -> "StudentModel":
         if self.inference_free and self.towers == "separate":
             raise ValueError("inference_free queries have no tower to be separate: leave towers at 'tied'")
-        others = {name: kind for kind, names in OWN_FIELDS.items() if kind != self.kind for name in names}
-        for name, kind in others.items():
-            if getattr(self, name) != StudentModel.model_fields[name].default:
-                raise ValueError(
-                    f"{name} is a setting of {kind} students, and kind is {self.kind!r}: take it out, or set kind"
-                )
+        if name := unread(self, self.kind, READ_BY):
+            raise ValueError(
+                f"{name} is a setting of {READ_BY[name][0]} students, and kind is {self.kind!r}: take it out, or set kind"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from retort.config.fields import Optimiser, Section, with_fields
+from retort.config.fields import Optimiser, Section, unread, with_fields
 from retort.config.language import Heads, Judge, LanguageModel, ServerSettings
 
 Signal = Literal["fid_kd", "adist", "copy", "pdist", "emdr2", "loop"]
@@ -161,11 +161,10 @@ class TeacherSettings(Section):
 
     @model_validator(mode="after")
     def _reads_what_is_set(self) -> "TeacherSettings":
-        for name, kinds in READ_BY.items():
-            if self.kind not in kinds and getattr(self, name) != TeacherSettings.model_fields[name].default:
-                raise ValueError(
-                    f"`{name}` is a setting of {' and '.join(kinds)} teachers, and kind is {self.kind!r}: take it out"
-                )
+        if name := unread(self, self.kind, READ_BY):
+            raise ValueError(
+                f"`{name}` is a setting of {' and '.join(READ_BY[name])} teachers, and kind is {self.kind!r}: take it out"
+            )
         if self.signal in ("pdist", "emdr2", "loop") and self.attention != AttentionSettings():
             raise ValueError(f"signal {self.signal!r} is a likelihood and has no attention settings: take `attention` out")
         return self
